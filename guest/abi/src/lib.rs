@@ -1,0 +1,3 @@
+//! The words that the payload and the VMM share.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The bare-metal payload.
+fn main() {}
