@@ -3,3 +3,12 @@
 //! ARCHITECTURE.md is the map of the rooms and of who may import whom.
 
 pub mod cli;
+pub mod conductor;
+#[cfg(target_arch = "aarch64")]
+pub mod kvm;
+#[cfg_attr(
+    not(target_arch = "aarch64"),
+    allow(dead_code, reason = "elsewhere only its tests use all of it")
+)]
+pub mod machine;
+pub mod vcpu;

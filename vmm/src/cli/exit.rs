@@ -9,16 +9,45 @@ pub enum Exit {
     Expected,
     /// The host or the usage is at fault: 2.
     HostOrUsage,
+    /// The guest reset itself and was not to be restarted: 3.
+    GuestReset,
+    /// The guest had not ended when its time was up: 4.
+    TimedOut,
     /// This host cannot run it: 77, as Automake's test drivers mean it.
     CannotRunHere,
+    /// A signal ended it: 128 and its number, as shells report it.
+    Signal(i32),
+    /// Another process of ours ended with this code, and so do we.
+    Passed(u8),
+}
+
+impl Exit {
+    /// The table for help texts and manuals.
+    pub(super) const TABLE: &str = "\
+Exit codes:
+  0    as expected; vmm boot: the guest powered off
+  2    the host or the usage is at fault
+  3    vmm boot: the guest reset itself (--on-reset stop)
+  4    vmm boot: the guest had not ended when its --timeout was up
+  77   this host can't run it
+  128+N  signal N ended it";
+
+    /// The number.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Expected => 0,
+            Exit::HostOrUsage => 2,
+            Exit::GuestReset => 3,
+            Exit::TimedOut => 4,
+            Exit::CannotRunHere => 77,
+            Exit::Signal(number) => 128 + number as u8,
+            Exit::Passed(code) => code,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        ExitCode::from(match exit {
-            Exit::Expected => 0,
-            Exit::HostOrUsage => 2,
-            Exit::CannotRunHere => 77,
-        })
+        ExitCode::from(exit.code())
     }
 }

@@ -3,6 +3,7 @@
 mod boot;
 mod exit;
 mod host;
+mod size;
 
 use std::process::ExitCode;
 
@@ -43,10 +44,43 @@ enum Verb {
 /// Parses the command line, runs the verb, prints what went wrong.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let _ = (cli.global.lab, cli.global.no_lab, cli.global.verbose);
-    let exit = match cli.verb {
-        Verb::Boot(args) => boot::main(args),
+    log(cli.global.verbose);
+    let exit = match &cli.verb {
+        Verb::Boot(args) => native(args),
         Verb::Host(args) => host::main(args),
     };
     exit.into()
+}
+
+#[cfg(target_arch = "aarch64")]
+fn native(args: &boot::Args) -> Exit {
+    boot::run(args).unwrap_or_else(|error| complain(&error))
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn native(_: &boot::Args) -> Exit {
+    Exit::CannotRunHere
+}
+
+/// Prints an error, the only way that one is printed.
+fn complain(error: &dyn std::error::Error) -> Exit {
+    eprintln!("vmm: {error}");
+    Exit::HostOrUsage
+}
+
+/// Traces to standard error, never to standard output, which belongs to consoles and results.
+fn log(verbose: u8) {
+    let default = match verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter = std::env::var("VMM_LOG").unwrap_or_else(|_| default.to_owned());
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .without_time()
+        .init();
 }

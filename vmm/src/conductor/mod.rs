@@ -1,0 +1,260 @@
+//! Who may move: the one place from which vCPUs are run, held and released.
+//!
+//! Each vCPU has one thread and belongs to it; everything else asks the conductor. Its first primitive is
+//! [`Conductor::quiesce`]: every thread out of `KVM_RUN`, every access finished. State that KVM guards by that (the vGIC,
+//! the counter offset, MP_STATE) is reached through [`Quiesced`] alone.
+
+mod gate;
+mod sync;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
+
+use gate::{Gate, Order};
+
+use crate::machine::Bus;
+use crate::vcpu::{Detached, Entry, Exit, Standing, Vcpu};
+
+/// How a run ends.
+#[derive(Debug, Eq, PartialEq)]
+pub enum End<E> {
+    /// The guest asked for SYSTEM_OFF.
+    PowerOff,
+    /// The guest asked for SYSTEM_RESET.
+    Reset,
+    /// Somebody outside asked, for this reason.
+    Asked(Reason),
+    /// The host failed a vCPU.
+    Failed {
+        /// Its index.
+        vcpu: usize,
+        /// What the host said.
+        error: E,
+    },
+    /// A vCPU's thread panicked: a fault of ours. [`Conductor::finish`] passes the panic on.
+    Panicked,
+}
+
+/// Why somebody outside ended the run.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reason {
+    /// This signal came.
+    Signal(i32),
+    /// The console can take no more bytes: what the guest says would be lost.
+    ConsoleLost,
+}
+
+type Job<V> = Box<dyn FnOnce(&mut V) + Send>;
+type Shared<V> = Gate<Job<V>, End<<V as Vcpu>::Error>>;
+
+/// What the conductor's own work can meet.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No thread for a vCPU.
+    #[error(
+        "cannot start the thread of vCPU {vcpu}: {source}; fewer vCPUs (--cpus) or a higher limit (ulimit -u) help"
+    )]
+    Thread {
+        /// Its index.
+        vcpu: usize,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// The threads of a guest's vCPUs.
+///
+/// However it goes away, the threads are told to leave, and joined.
+pub struct Conductor<V: Vcpu + 'static> {
+    gate: Arc<Shared<V>>,
+    threads: Vec<sync::thread::JoinHandle<()>>,
+}
+
+impl<V: Vcpu + 'static> Conductor<V> {
+    /// Starts a thread for each vCPU. None enters the guest before [`run`](Conductor::run).
+    pub fn start<D>(vcpus: Vec<D>, bus: &Arc<Bus>) -> Result<Self, Error>
+    where
+        D: Detached<Vcpu = V>,
+    {
+        let mut conductor = Self {
+            gate: Arc::new(Gate::new(vcpus.len())),
+            threads: Vec::new(),
+        };
+        for (seat, vcpu) in vcpus.into_iter().enumerate() {
+            let gate = Arc::clone(&conductor.gate);
+            let bus = Arc::clone(bus);
+            let started = sync::thread::Builder::new()
+                .name(format!("vcpu{seat}"))
+                .spawn(move || {
+                    // A panic of ours must not leave the conductor waiting for this seat.
+                    let caught = catch_unwind(AssertUnwindSafe(|| drive(seat, vcpu, &bus, &gate)));
+                    if caught.is_err() {
+                        gate.end(End::Panicked);
+                    }
+                    gate.leave(seat);
+                    if let Err(panic) = caught {
+                        resume_unwind(panic);
+                    }
+                });
+            match started {
+                Ok(thread) => conductor.threads.push(thread),
+                Err(source) => return Err(Error::Thread { vcpu: seat, source }),
+            }
+        }
+        Ok(conductor)
+    }
+
+    /// Lets every vCPU run, unless the run has ended.
+    pub fn run(&self) {
+        self.gate.open();
+    }
+
+    /// Waits for the end of the run; `None` when the deadline came first. From its end on no vCPU runs.
+    pub fn wait(&self, deadline: Option<Instant>) -> Option<End<V::Error>> {
+        self.gate.ended(deadline)
+    }
+
+    /// Brings every vCPU thread out of `KVM_RUN` with no access pending, until the guard is dropped.
+    pub fn quiesce(&self) -> Quiesced<'_, V> {
+        self.gate.hold();
+        Quiesced { conductor: self }
+    }
+
+    /// What ends this run from another thread.
+    pub fn stopper(&self) -> Stopper<V> {
+        Stopper {
+            gate: Arc::clone(&self.gate),
+        }
+    }
+
+    /// Ends every thread and joins it; a panic in one of them goes on here.
+    pub fn finish(mut self) {
+        self.gate.dismiss();
+        for thread in self.threads.drain(..) {
+            if let Err(panic) = thread.join() {
+                resume_unwind(panic);
+            }
+        }
+    }
+}
+
+impl<V: Vcpu + 'static> Drop for Conductor<V> {
+    fn drop(&mut self) {
+        self.gate.dismiss();
+        for thread in self.threads.drain(..) {
+            // Its panic, if any, has been printed; there is no place left to pass it to.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// While it lives, every vCPU waits at the gate.
+pub struct Quiesced<'a, V: Vcpu + 'static> {
+    conductor: &'a Conductor<V>,
+}
+
+impl<V: Vcpu + 'static> Quiesced<'_, V> {
+    /// Where each vCPU stands; `None` for one whose thread is gone.
+    pub fn standings(&self) -> Vec<Option<Result<Standing, V::Error>>> {
+        (0..self.conductor.threads.len())
+            .map(|seat| self.on(seat, |vcpu| vcpu.standing()))
+            .collect()
+    }
+
+    /// Does something with a vCPU on its own thread, and waits for the answer.
+    fn on<T: Send + 'static>(
+        &self,
+        seat: usize,
+        job: impl FnOnce(&mut V) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        self.conductor.gate.give(
+            seat,
+            Box::new(move |vcpu| {
+                // The receiver waits below.
+                let _ = answer.send(job(vcpu));
+            }),
+        );
+        // A seat that is gone drops the job, and with it the sender.
+        answered.recv().ok()
+    }
+}
+
+impl<V: Vcpu + 'static> Drop for Quiesced<'_, V> {
+    fn drop(&mut self) {
+        self.conductor.gate.open();
+    }
+}
+
+/// Ends a run from another thread.
+pub struct Stopper<V: Vcpu + 'static> {
+    gate: Arc<Shared<V>>,
+}
+
+impl<V: Vcpu + 'static> Stopper<V> {
+    /// Ends the run, unless it has ended already.
+    pub fn stop(&self, reason: Reason) {
+        self.gate.end(End::Asked(reason));
+    }
+}
+
+/// The life of a vCPU's thread.
+fn drive<D: Detached>(seat: usize, vcpu: D, bus: &Bus, gate: &Shared<D::Vcpu>) {
+    let (mut vcpu, kick) = vcpu.attach();
+    gate.sit(seat, Box::new(kick));
+    let mut entry = Entry::Continue;
+    let mut settled = true;
+    loop {
+        vcpu.forget_kick();
+        let step = match gate.next(seat, settled) {
+            Order::Leave => return,
+            Order::Do(job) => {
+                job(&mut vcpu);
+                continue;
+            }
+            Order::Settle => vcpu
+                .settle(std::mem::replace(&mut entry, Entry::Continue))
+                .map(|()| {
+                    settled = true;
+                }),
+            Order::Run => vcpu.run(entry).map(|exit| {
+                (entry, settled) = match exit {
+                    Exit::Read { address, width } => (
+                        bus.read(address, width).map_or(Entry::Abort, Entry::Answer),
+                        false,
+                    ),
+                    Exit::Write {
+                        address,
+                        width,
+                        value,
+                    } => (
+                        bus.write(address, width, value)
+                            .map_or(Entry::Abort, |()| Entry::Continue),
+                        false,
+                    ),
+                    Exit::NoSyndrome { address, iss } => {
+                        bus.no_syndrome(address, iss);
+                        (Entry::Abort, false)
+                    }
+                    Exit::Kicked => (Entry::Continue, true),
+                    Exit::PowerOff => {
+                        gate.end(End::PowerOff);
+                        (Entry::Continue, true)
+                    }
+                    Exit::Reset => {
+                        gate.end(End::Reset);
+                        (Entry::Continue, true)
+                    }
+                };
+            }),
+        };
+        if let Err(error) = step {
+            gate.end(End::Failed { vcpu: seat, error });
+            return;
+        }
+    }
+}
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests;

@@ -1,0 +1,192 @@
+//! A vCPU of KVM.
+
+use std::fmt;
+use std::sync::Arc;
+
+use kvm_bindings::{
+    KVM_EXIT_ARM_NISV, KVM_MP_STATE_STOPPED, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
+    kvm_vcpu_events,
+};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vm_memory::GuestMemoryMmap;
+
+use super::error::Error;
+use super::kick::Bound;
+pub use super::kick::KvmKick;
+use super::reg::Reg;
+use crate::vcpu::{Detached, Entry, Exit, Standing, Vcpu, Width};
+
+/// A vCPU that no thread runs yet.
+pub struct Loose {
+    pub(super) index: usize,
+    pub(super) fd: VcpuFd,
+    /// What the guest can reach must outlive every chance to run it.
+    pub(super) memory: Arc<GuestMemoryMmap>,
+}
+
+impl Loose {
+    pub(super) fn get(&self, reg: Reg) -> Result<u64, Error> {
+        get(&self.fd, self.index, reg)
+    }
+
+    pub(super) fn set(&self, reg: Reg, value: u64) -> Result<(), Error> {
+        self.fd
+            .set_one_reg(reg.id(), &value.to_le_bytes())
+            .map(|_| ())
+            .map_err(Error::ioctl(format!(
+                "set register {:#x} of vCPU {}",
+                reg.id(),
+                self.index
+            )))
+    }
+}
+
+fn get(fd: &VcpuFd, index: usize, reg: Reg) -> Result<u64, Error> {
+    let mut bytes = [0; 8];
+    fd.get_one_reg(reg.id(), &mut bytes)
+        .map_err(Error::ioctl(format!(
+            "get register {:#x} of vCPU {index}",
+            reg.id()
+        )))?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+impl Detached for Loose {
+    type Vcpu = KvmVcpu;
+
+    fn attach(mut self) -> (KvmVcpu, KvmKick) {
+        let flag = &raw mut self.fd.get_kvm_run().immediate_exit;
+        // SAFETY: the pointer is into the mapping that `fd` owns, and `KvmVcpu` drops `bound` before `fd`.
+        let bound = unsafe { Bound::new(flag) };
+        let kick = bound.kick();
+        (
+            KvmVcpu {
+                bound,
+                index: self.index,
+                fd: self.fd,
+                _memory: self.memory,
+            },
+            kick,
+        )
+    }
+}
+
+/// A vCPU on its own thread. Not `Send`: it holds a pointer that a signal handler of this thread uses.
+pub struct KvmVcpu {
+    bound: Bound,
+    index: usize,
+    fd: VcpuFd,
+    _memory: Arc<GuestMemoryMmap>,
+}
+
+impl KvmVcpu {
+    fn enter(&mut self, entry: Entry) -> Result<(), Error> {
+        match entry {
+            Entry::Continue => Ok(()),
+            Entry::Answer(value) => {
+                let run = self.fd.get_kvm_run();
+                // SAFETY: every bit pattern is a valid `mmio`, and KVM reads it only if a load is pending.
+                let mmio = unsafe { &mut run.__bindgen_anon_1.mmio };
+                mmio.data = value.to_le_bytes();
+                Ok(())
+            }
+            Entry::Abort => {
+                let mut events = kvm_vcpu_events::default();
+                events.exception.ext_dabt_pending = 1;
+                self.fd
+                    .set_vcpu_events(&events)
+                    .map_err(Error::ioctl(format!(
+                        "inject an external abort into vCPU {}",
+                        self.index
+                    )))
+            }
+        }
+    }
+
+    fn unexpected(&mut self, exit: impl fmt::Display) -> Error {
+        // Best effort: the exit is what matters.
+        let pc = get(&self.fd, self.index, Reg::PC).unwrap_or(0);
+        Error::Exit {
+            vcpu: self.index,
+            exit: exit.to_string(),
+            pc,
+        }
+    }
+
+    fn no_syndrome(&mut self) -> Exit {
+        let run = self.fd.get_kvm_run();
+        // SAFETY: the exit reason was KVM_EXIT_ARM_NISV, so this is the field that KVM wrote.
+        let nisv = unsafe { run.__bindgen_anon_1.arm_nisv };
+        Exit::NoSyndrome {
+            address: nisv.fault_ipa,
+            iss: nisv.esr_iss,
+        }
+    }
+}
+
+impl Vcpu for KvmVcpu {
+    type Error = Error;
+    type Kick = KvmKick;
+
+    fn run(&mut self, entry: Entry) -> Result<Exit, Error> {
+        self.enter(entry)?;
+        let strange = match self.fd.run() {
+            Ok(VcpuExit::MmioRead(address, bytes)) => match Width::from_bytes(bytes.len()) {
+                Some(width) => return Ok(Exit::Read { address, width }),
+                None => format!("a load of {} bytes at {address:#x}", bytes.len()),
+            },
+            Ok(VcpuExit::MmioWrite(address, bytes)) => match Width::from_bytes(bytes.len()) {
+                Some(width) => {
+                    let mut value = [0; 8];
+                    value[..bytes.len()].copy_from_slice(bytes);
+                    return Ok(Exit::Write {
+                        address,
+                        width,
+                        value: u64::from_le_bytes(value),
+                    });
+                }
+                None => format!("a store of {} bytes at {address:#x}", bytes.len()),
+            },
+            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _)) => return Ok(Exit::PowerOff),
+            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => return Ok(Exit::Reset),
+            Ok(VcpuExit::Unsupported(KVM_EXIT_ARM_NISV)) => return Ok(self.no_syndrome()),
+            Ok(VcpuExit::Intr) => return Ok(Exit::Kicked),
+            Ok(other) => format!("{other:?}"),
+            Err(error) if error.errno() == libc::EINTR => return Ok(Exit::Kicked),
+            Err(error) => return Err(Error::ioctl(format!("run vCPU {}", self.index))(error)),
+        };
+        Err(self.unexpected(strange))
+    }
+
+    fn forget_kick(&mut self) {
+        self.bound.set(false);
+    }
+
+    fn settle(&mut self, entry: Entry) -> Result<(), Error> {
+        self.enter(entry)?;
+        self.bound.set(true);
+        match self.fd.run() {
+            Err(error) if error.errno() == libc::EINTR => Ok(()),
+            Err(error) => Err(Error::ioctl(format!(
+                "finish the access of vCPU {}",
+                self.index
+            ))(error)),
+            Ok(other) => {
+                let other = format!("{other:?} where it was only to finish an access");
+                Err(self.unexpected(other))
+            }
+        }
+    }
+
+    fn standing(&mut self) -> Result<Standing, Error> {
+        let state = self.fd.get_mp_state().map_err(Error::ioctl(format!(
+            "get the MP state of vCPU {}",
+            self.index
+        )))?;
+        Ok(Standing {
+            pc: get(&self.fd, self.index, Reg::PC)?,
+            pstate: get(&self.fd, self.index, Reg::PSTATE)?,
+            off: state.mp_state == KVM_MP_STATE_STOPPED,
+        })
+    }
+}

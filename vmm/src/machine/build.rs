@@ -1,0 +1,111 @@
+//! From a person's wish to a machine that can run.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_core::host::Need;
+
+use super::fdt::{self, Board};
+use super::layout::Layout;
+use super::uart::Uart;
+use super::{Bus, Error, Guest, check_cpus, map, seeds};
+use crate::kvm::{Bare, GicRegions, Loose, probe};
+
+/// A machine, ready to run.
+pub struct Machine {
+    /// Its vCPUs.
+    pub vcpus: Vec<Loose>,
+    /// Its devices.
+    pub bus: Arc<Bus>,
+    /// The device that wants a console.
+    pub uart: Arc<Uart>,
+}
+
+impl Machine {
+    /// Builds it: nothing of the guest has run yet.
+    pub fn build(
+        guest: Guest,
+        cpus: usize,
+        seed: u64,
+        dump_dtb: Option<&Path>,
+    ) -> Result<Self, Error> {
+        check_cpus(cpus)?;
+        let layout = Layout::plan(guest)?;
+        let redistributors = map::redistributors(cpus);
+        let ends = redistributors
+            .iter()
+            .map(|region| region.end)
+            .chain([map::RAM.start + layout.memory]);
+        let top = ends.max().expect("RAM at least");
+        probe()
+            .map_err(vmm_core::host::Lack::Kvm)
+            .and_then(|offer| offer.suffices(Need { vcpus: cpus, top }))?;
+
+        let memory = Arc::new(memory(layout.memory)?);
+        let peopled = Bare::new(Arc::clone(&memory), top)?.people(cpus)?;
+        let mpidrs = peopled.mpidrs()?;
+        let vm = peopled.with_gic(&GicRegions {
+            distributor: map::GIC_DISTRIBUTOR,
+            redistributors,
+        })?;
+
+        let dtb = fdt::write(&Board {
+            cpus: &mpidrs,
+            memory: layout.memory,
+            cmdline: &layout.cmdline,
+            initrd: layout.initrd.as_ref().map(|(range, _)| range.clone()),
+            seeds: seeds(seed),
+        })?;
+        if let Some(path) = dump_dtb {
+            fs::write(path, &dtb).map_err(|source| Error::DumpDtb {
+                path: path.display().to_string(),
+                source,
+            })?;
+        }
+        load(&memory, &layout, &dtb);
+        vm.start_at(layout.kernel.entry, map::DTB.start)?;
+
+        let wire = vm.wire(map::UART_IRQ);
+        let uart = Arc::new(Uart::new(Box::new(move |up| {
+            // The wire of a VM that exists is there; a failure is ours.
+            wire.set(up)
+                .expect("KVM takes the level of a wire that it has");
+        })));
+        let bus = Arc::new(Bus::new(Arc::clone(&uart)));
+        Ok(Self {
+            vcpus: vm.into_vcpus(),
+            bus,
+            uart,
+        })
+    }
+}
+
+fn memory(size: u64) -> Result<GuestMemoryMmap, Error> {
+    let refused = |source: Box<dyn std::error::Error + Send + Sync>| Error::Memory { size, source };
+    let bytes = usize::try_from(size).map_err(|error| refused(error.into()))?;
+    GuestMemoryMmap::from_ranges(&[(GuestAddress(map::RAM.start), bytes)])
+        .map_err(|error| refused(error.into()))
+}
+
+fn load(memory: &GuestMemoryMmap, layout: &Layout, dtb: &[u8]) {
+    assert!(
+        dtb.len() as u64 <= map::DTB.end - map::DTB.start,
+        "512 CPUs' device tree fits"
+    );
+    let kernel = layout
+        .kernel
+        .segments
+        .iter()
+        .map(|(at, bytes)| (*at, bytes.as_slice()));
+    let initrd = layout
+        .initrd
+        .iter()
+        .map(|(range, bytes)| (range.start, bytes.as_slice()));
+    for (at, bytes) in kernel.chain(initrd).chain([(map::DTB.start, dtb)]) {
+        memory
+            .write_slice(bytes, GuestAddress(at))
+            .expect("the layout keeps to the RAM");
+    }
+}

@@ -1,0 +1,110 @@
+//! What answers a guest's access to anything but memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::map;
+use super::uart::Uart;
+use crate::vcpu::Width;
+
+/// The devices by address. The interrupt controller is not here: KVM answers for it.
+pub struct Bus {
+    uart: Arc<Uart>,
+    strays: AtomicU64,
+}
+
+/// Stray accesses that are logged one by one. A guest can make them without end, and a log must not grow so.
+const STRAYS_LOGGED: u64 = 10;
+
+impl Bus {
+    pub(crate) fn new(uart: Arc<Uart>) -> Self {
+        Self {
+            uart,
+            strays: AtomicU64::new(0),
+        }
+    }
+
+    /// A load. `None` when nothing is there.
+    pub fn read(&self, address: u64, width: Width) -> Option<u64> {
+        if let Some(offset) = uart_offset(address, width) {
+            return Some(self.uart.read(offset, width));
+        }
+        self.stray(format_args!(
+            "read of {} bytes at {address:#x}",
+            width.bytes()
+        ));
+        None
+    }
+
+    /// A store. `None` when nothing is there.
+    pub fn write(&self, address: u64, width: Width, value: u64) -> Option<()> {
+        if let Some(offset) = uart_offset(address, width) {
+            self.uart.write(offset, width, value);
+            return Some(());
+        }
+        self.stray(format_args!(
+            "write of {value:#x}, {} bytes, at {address:#x}",
+            width.bytes()
+        ));
+        None
+    }
+
+    /// An access that can't be emulated: the processor doesn't say which register it moves.
+    pub fn no_syndrome(&self, address: u64, iss: u64) {
+        self.stray(format_args!(
+            "access at {address:#x} by an instruction without a syndrome (ISS {iss:#x})"
+        ));
+    }
+
+    /// Logs how many accesses hit nothing, if they were more than have been logged.
+    pub fn report_strays(&self) {
+        let strays = self.strays.load(Ordering::Relaxed);
+        if strays > STRAYS_LOGGED {
+            tracing::warn!("{strays} stray accesses in all");
+        }
+    }
+
+    fn stray(&self, access: std::fmt::Arguments<'_>) {
+        let before = self.strays.fetch_add(1, Ordering::Relaxed);
+        if before < STRAYS_LOGGED {
+            tracing::warn!("stray {access}: external abort");
+        } else if before == STRAYS_LOGGED {
+            tracing::warn!("more stray accesses: counted, but no longer logged");
+        }
+    }
+}
+
+fn uart_offset(address: u64, width: Width) -> Option<u16> {
+    let last = address.checked_add(width.bytes() as u64 - 1)?;
+    let inside = map::UART.contains(&address) && map::UART.contains(&last);
+    inside.then(|| (address - map::UART.start) as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+
+    use super::Bus;
+    use crate::machine::uart::Uart;
+    use crate::vcpu::Width;
+
+    #[test]
+    fn only_whole_accesses_inside_a_window_reach_a_device() {
+        let bus = Bus::new(Arc::new(Uart::new(Box::new(|_| {}))));
+        assert_eq!(
+            bus.read(0x0900_0fe0, Width::Word),
+            Some(0x11),
+            "UARTPeriphID0"
+        );
+        assert_eq!(
+            bus.read(0x0900_0ffc, Width::Doubleword),
+            None,
+            "half of it lies outside"
+        );
+        assert_eq!(bus.read(0x0900_1000, Width::Byte), None);
+        assert_eq!(bus.write(0x08ff_ffff, Width::Halfword, 0), None);
+        assert_eq!(bus.read(u64::MAX, Width::Doubleword), None);
+        assert_eq!(bus.strays.load(Ordering::Relaxed), 4);
+    }
+}

@@ -1,0 +1,192 @@
+//! The console: what carries bytes between the PL011 and files of the host, a thread each way.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+
+use super::uart::{Outgoing, Uart};
+
+/// The host's ends of a console.
+#[derive(Debug)]
+pub struct Console {
+    /// What the guest says goes here.
+    pub output: File,
+    /// What the guest hears comes from here, if from anywhere.
+    pub input: Option<File>,
+}
+
+/// Called when the output takes no more.
+pub type OnLost = Box<dyn FnOnce() + Send>;
+
+/// What POSIX lets a pipe take in one go once it is writable (`PIPE_BUF`): more could block.
+const WRITE_MOST: usize = 4096;
+
+/// A console at work.
+pub struct Outlet {
+    uart: Arc<Uart>,
+    writer: JoinHandle<io::Result<()>>,
+    reader: Option<JoinHandle<()>>,
+    exits: Arc<Exits>,
+}
+
+/// Lets the threads out of their waits on files.
+#[derive(Debug)]
+struct Exits {
+    reader: OwnedFd,
+    writer: OwnedFd,
+}
+
+impl Exits {
+    fn open(event: &OwnedFd) {
+        // An eventfd takes 2^64 - 2 of these before it would block.
+        let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
+    }
+}
+
+impl Outlet {
+    pub(super) fn start(console: Console, uart: &Arc<Uart>, on_lost: OnLost) -> io::Result<Self> {
+        let event = || eventfd(0, EventfdFlags::CLOEXEC);
+        let exits = Arc::new(Exits {
+            reader: event()?,
+            writer: event()?,
+        });
+        let writer = {
+            let (uart, exits, mut output) = (Arc::clone(uart), Arc::clone(&exits), console.output);
+            std::thread::Builder::new()
+                .name("console-out".into())
+                .spawn(move || {
+                    let result = write_out(&uart, &exits, &mut output);
+                    if result.is_err() {
+                        on_lost();
+                        uart.deafen();
+                    }
+                    result
+                })?
+        };
+        let mut outlet = Self {
+            uart: Arc::clone(uart),
+            writer,
+            reader: None,
+            exits,
+        };
+        if let Some(mut input) = console.input {
+            let (uart, exits) = (Arc::clone(uart), Arc::clone(&outlet.exits));
+            let reader = std::thread::Builder::new()
+                .name("console-in".into())
+                .spawn(move || {
+                    if let Err(error) = read_in(&uart, &exits, &mut input) {
+                        tracing::warn!("console input ended: {error}");
+                    }
+                });
+            match reader {
+                Ok(reader) => outlet.reader = Some(reader),
+                Err(error) => {
+                    // The writer's own failure would be the lesser news.
+                    let _ = outlet.finish();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(outlet)
+    }
+
+    /// What makes the console drop, from now on and also at the end, what can't be written at once.
+    pub fn hurry(&self) -> impl Fn() + Send + use<> {
+        let exits = Arc::clone(&self.exits);
+        move || Exits::open(&exits.writer)
+    }
+
+    /// Writes out what is left, and ends the threads.
+    pub fn finish(self) -> io::Result<()> {
+        self.uart.close();
+        Exits::open(&self.exits.reader);
+        if let Some(reader) = self.reader {
+            reader.join().expect("the console's reader does not panic");
+        }
+        self.writer
+            .join()
+            .expect("the console's writer does not panic")
+    }
+}
+
+/// Waits until the file is ready. False when the way out opened first, or patience ran out.
+fn ready(
+    file: &File,
+    flags: PollFlags,
+    exit: Option<&OwnedFd>,
+    patience: Option<&Timespec>,
+) -> io::Result<bool> {
+    let mut wanted = vec![PollFd::from_borrowed_fd(file.as_fd(), flags)];
+    wanted.extend(exit.map(|exit| PollFd::new(exit, PollFlags::IN)));
+    loop {
+        match poll(&mut wanted, patience) {
+            Ok(_) => {
+                let out = wanted.get(1).is_some_and(|exit| !exit.revents().is_empty());
+                return Ok(!wanted[0].revents().is_empty() && !out);
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// What `poll` calls "at once".
+const NOW: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
+
+fn write_out(uart: &Uart, exits: &Exits, output: &mut File) -> io::Result<()> {
+    while let Outgoing::Bytes(bytes) = uart.take() {
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            // Once the way out is open, only what can be written without waiting is written.
+            if !ready(output, PollFlags::OUT, Some(&exits.writer), None)?
+                && !ready(output, PollFlags::OUT, None, Some(&NOW))?
+            {
+                uart.deafen();
+                return Ok(());
+            }
+            let chunk = &rest[..rest.len().min(WRITE_MOST)];
+            match output.write(chunk) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => rest = &rest[written..],
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                    ) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn read_in(uart: &Uart, exits: &Exits, input: &mut File) -> io::Result<()> {
+    let mut buffer = [0; 64];
+    loop {
+        let room = uart.room().min(buffer.len());
+        if room == 0 || !ready(input, PollFlags::IN, Some(&exits.reader), None)? {
+            return Ok(());
+        }
+        match input.read(&mut buffer[..room]) {
+            Ok(0) => return Ok(()),
+            Ok(read) => {
+                let more = ready(input, PollFlags::IN, None, Some(&NOW))?;
+                uart.receive(&buffer[..read], !more);
+            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                ) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What goes where in one guest's RAM.
+
+use std::ops::Range;
+
+use super::kernel::{self, Format, Kernel};
+use super::map::{self, MIB};
+
+/// Why a guest can't be laid out.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// The kernel.
+    #[error("kernel {path} {source}")]
+    Kernel {
+        /// Its file.
+        path: String,
+        /// What is wrong with it.
+        source: kernel::Error,
+    },
+    /// The initrd is larger than the RAM that the kernel leaves.
+    #[error("initrd {path} does not fit: {size} bytes, and the kernel leaves {room}; give the guest more --memory{}",
+        if *room_is_window { " (no more than 1 GiB of it counts)" } else { "" })]
+    Initrd {
+        /// Its file.
+        path: String,
+        /// Its bytes.
+        size: u64,
+        /// Bytes between the kernel and where an initrd must end.
+        room: u64,
+        /// Whether more memory would not help.
+        room_is_window: bool,
+    },
+    /// A command line that Linux would cut.
+    #[error("the command line has {have} bytes; arm64 Linux takes at most {CMDLINE_MOST}")]
+    CmdlineTooLong {
+        /// Its bytes.
+        have: usize,
+    },
+    /// A command line that is none.
+    #[error("the command line can't be passed on: {0}")]
+    Cmdline(String),
+    /// Too little or too much RAM.
+    #[error("--memory {have}: a guest has {} MiB to {} GiB, in whole MiB", MEMORY_LEAST / MIB, MEMORY_MOST >> 30)]
+    Memory {
+        /// What was asked for, in bytes.
+        have: u64,
+    },
+}
+
+/// COMMAND_LINE_SIZE of arch/arm64/include/uapi/asm/setup.h, less the terminating NUL.
+const CMDLINE_MOST: usize = 2047;
+const MEMORY_LEAST: u64 = 4 * MIB;
+const MEMORY_MOST: u64 = map::RAM.end - map::RAM.start;
+const PAGE: u64 = 4096;
+
+/// A file, and what to call it in a message.
+#[derive(Clone, Debug)]
+pub struct Blob {
+    /// As the user named it.
+    pub name: String,
+    /// What it holds.
+    pub bytes: Vec<u8>,
+}
+
+/// What a person asks to be booted.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// The kernel.
+    pub kernel: Blob,
+    /// Its format, where it shall not be guessed.
+    pub format: Option<Format>,
+    /// The initrd.
+    pub initrd: Option<Blob>,
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// Bytes of RAM.
+    pub memory: u64,
+}
+
+/// A guest's RAM, planned.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) struct Layout {
+    pub(crate) kernel: Kernel,
+    pub(crate) initrd: Option<(Range<u64>, Vec<u8>)>,
+    pub(crate) cmdline: String,
+    pub(crate) memory: u64,
+}
+
+impl Layout {
+    /// Plans it; nothing is allocated yet but what the files need.
+    pub(crate) fn plan(guest: Guest) -> Result<Self, Error> {
+        let memory = guest.memory;
+        if !(MEMORY_LEAST..=MEMORY_MOST).contains(&memory) || !memory.is_multiple_of(MIB) {
+            return Err(Error::Memory { have: memory });
+        }
+        let cmdline = cmdline(&guest.cmdline)?;
+        let ram_end = map::RAM.start + memory;
+        let Blob { name, bytes } = guest.kernel;
+        let kernel = Kernel::place(bytes, guest.format, ram_end)
+            .map_err(|source| Error::Kernel { path: name, source })?;
+        let initrd = guest
+            .initrd
+            .map(|blob| place_initrd(blob, kernel.end, ram_end))
+            .transpose()?;
+        Ok(Self {
+            kernel,
+            initrd,
+            cmdline,
+            memory,
+        })
+    }
+}
+
+fn cmdline(text: &str) -> Result<String, Error> {
+    if text.len() > CMDLINE_MOST {
+        return Err(Error::CmdlineTooLong { have: text.len() });
+    }
+    // The crate knows which characters a kernel's command line can't hold.
+    let capacity = CMDLINE_MOST + 1;
+    let mut line = linux_loader::cmdline::Cmdline::new(capacity)
+        .map_err(|error| Error::Cmdline(error.to_string()))?;
+    if !text.is_empty() {
+        line.insert_str(text)
+            .map_err(|error| Error::Cmdline(error.to_string()))?;
+    }
+    Ok(text.to_owned())
+}
+
+fn place_initrd(blob: Blob, kernel_end: u64, ram_end: u64) -> Result<(Range<u64>, Vec<u8>), Error> {
+    let size = blob.bytes.len() as u64;
+    let end = ram_end.min(map::INITRD_END_MOST);
+    let room = end.saturating_sub(kernel_end.next_multiple_of(PAGE));
+    if size > room {
+        return Err(Error::Initrd {
+            path: blob.name,
+            size,
+            room,
+            room_is_window: ram_end >= map::INITRD_END_MOST,
+        });
+    }
+    let start = (end - size) / PAGE * PAGE;
+    Ok((start..start + size, blob.bytes))
+}

@@ -1,0 +1,182 @@
+//! The seam under everything that moves a vCPU: a function from how it is entered to how it leaves.
+//!
+//! Two implementations stand below it from the first day: KVM's (`kvm`, arm64 only) and a scripted one for tests,
+//! so that the conductor, the bus and what stands on them are tested on any machine.
+
+#[cfg(all(test, not(feature = "shuttle")))]
+pub(crate) mod scripted;
+
+use std::fmt;
+
+/// How many bytes a guest's load or store moves.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Width {
+    /// LDRB, STRB.
+    Byte,
+    /// LDRH, STRH.
+    Halfword,
+    /// LDR, STR of a W register.
+    Word,
+    /// LDR, STR of an X register.
+    Doubleword,
+}
+
+impl Width {
+    /// In bytes.
+    pub fn bytes(self) -> usize {
+        match self {
+            Width::Byte => 1,
+            Width::Halfword => 2,
+            Width::Word => 4,
+            Width::Doubleword => 8,
+        }
+    }
+
+    /// The width of that many bytes, if a single register access can have it.
+    pub fn from_bytes(bytes: usize) -> Option<Self> {
+        match bytes {
+            1 => Some(Width::Byte),
+            2 => Some(Width::Halfword),
+            4 => Some(Width::Word),
+            8 => Some(Width::Doubleword),
+            _ => None,
+        }
+    }
+}
+
+/// How a vCPU is entered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Entry {
+    /// Go on; a store that was pending is done.
+    Continue,
+    /// Go on; the load that was pending gets this value.
+    Answer(u64),
+    /// Go on; the access that was pending takes a synchronous external abort (Arm ARM DDI 0487, D1.3.6).
+    Abort,
+}
+
+/// How a vCPU left.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Exit {
+    /// A load that no memory answers: enter with [`Entry::Answer`] or [`Entry::Abort`].
+    Read {
+        /// Guest physical address.
+        address: u64,
+        /// Its width.
+        width: Width,
+    },
+    /// A store that no memory takes: enter with [`Entry::Continue`] or [`Entry::Abort`].
+    Write {
+        /// Guest physical address.
+        address: u64,
+        /// Its width.
+        width: Width,
+        /// What was stored, zero-extended.
+        value: u64,
+    },
+    /// An access outside memory by an instruction for which the processor gives no syndrome (a pair, a vector, a
+    /// write-back): it can't be answered, so enter with [`Entry::Abort`].
+    NoSyndrome {
+        /// Guest physical address of the page, with the offset that the fault register gave.
+        address: u64,
+        /// The instruction-specific syndrome of `ESR_EL2`.
+        iss: u64,
+    },
+    /// The guest asked PSCI for SYSTEM_OFF.
+    PowerOff,
+    /// The guest asked PSCI for SYSTEM_RESET.
+    Reset,
+    /// Somebody kicked it.
+    Kicked,
+}
+
+/// Where a vCPU stands, for a person to read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Standing {
+    /// Its program counter.
+    pub pc: u64,
+    /// Its processor state (Arm ARM DDI 0487, C5.2.19 SPSR_EL1's layout).
+    pub pstate: u64,
+    /// Whether PSCI has it powered off.
+    pub off: bool,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.off {
+            return f.write_str("powered off");
+        }
+        let masked: String = ['D', 'A', 'I', 'F']
+            .iter()
+            .zip([9, 8, 7, 6])
+            .map(|(&letter, bit)| {
+                if self.pstate >> bit & 1 == 1 {
+                    letter
+                } else {
+                    '-'
+                }
+            })
+            .collect();
+        let level = self.pstate >> 2 & 3;
+        write!(f, "pc {:#x} EL{level} DAIF {masked}", self.pc)
+    }
+}
+
+/// A vCPU that belongs to no thread yet.
+pub trait Detached: Send + 'static {
+    /// What it becomes.
+    type Vcpu: Vcpu;
+
+    /// Binds it to the calling thread, for good: a [`Vcpu`] is not `Send`, so the compiler keeps every other thread off
+    /// its file descriptor. The second value interrupts it from anywhere.
+    fn attach(self) -> (Self::Vcpu, <Self::Vcpu as Vcpu>::Kick);
+}
+
+/// A vCPU in the hands of its own thread.
+pub trait Vcpu {
+    /// What the host can do wrong.
+    type Error: std::error::Error + Send + 'static;
+    /// What makes [`run`](Vcpu::run) leave.
+    type Kick: Kick;
+
+    /// Runs until something happens that the guest's processor and KVM can't settle between themselves. A kick, also
+    /// one that came before the call, makes it leave with [`Exit::Kicked`] unless [`forget_kick`](Vcpu::forget_kick)
+    /// came between the two.
+    fn run(&mut self, entry: Entry) -> Result<Exit, Self::Error>;
+
+    /// Forgets a kick that has come. Whoever calls it must look afterwards at what the kick was for.
+    fn forget_kick(&mut self);
+
+    /// Finishes the access that is pending, without running the guest further: until then the registers are not those
+    /// of an instruction boundary (KVM API, 5. "The kvm_run structure", note on `KVM_EXIT_MMIO`).
+    fn settle(&mut self, entry: Entry) -> Result<(), Self::Error>;
+
+    /// Where it stands.
+    fn standing(&mut self) -> Result<Standing, Self::Error>;
+}
+
+/// Makes a running vCPU leave, from any thread.
+pub trait Kick: Send + Sync + 'static {
+    /// Kicks.
+    fn kick(&self);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Standing;
+
+    #[test]
+    fn a_standing_reads_as_a_person_would_say_it() {
+        let at = |pstate, off| {
+            Standing {
+                pc: 0xffff_8000_0801_0000,
+                pstate,
+                off,
+            }
+            .to_string()
+        };
+        assert_eq!(at(0x3c5, false), "pc 0xffff800008010000 EL1 DAIF DAIF");
+        assert_eq!(at(0x0c0, false), "pc 0xffff800008010000 EL0 DAIF --IF");
+        assert_eq!(at(0x005, true), "powered off");
+    }
+}

@@ -1,0 +1,137 @@
+//! A vCPU that follows a script, for tests on any machine.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+use super::{Detached, Entry, Exit, Kick, Standing, Vcpu};
+
+/// What it does when it is run.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Act {
+    /// It leaves so.
+    Leave(Exit),
+    /// It stays in the guest until it is kicked, once or for ever.
+    Stay,
+    /// The host fails.
+    Fail,
+    /// Our code panics.
+    Panic,
+}
+
+/// The failure of [`Act::Fail`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the script says that the host fails")]
+pub(crate) struct ScriptedFailure;
+
+/// What a test sees of it.
+#[derive(Clone, Default)]
+pub(crate) struct Seen {
+    /// How it was entered, in order; a settling entry is one too.
+    pub(crate) entries: Arc<Mutex<Vec<Entry>>>,
+    /// How many times its thread sat down in the guest for good, to wait for a kick.
+    pub(crate) stays: Arc<AtomicUsize>,
+    /// Set when it is dropped.
+    pub(crate) dropped: Arc<AtomicUsize>,
+}
+
+/// The script; after its last act the vCPU stays.
+pub(crate) struct Script {
+    acts: VecDeque<Act>,
+    seen: Seen,
+}
+
+impl Script {
+    pub(crate) fn new(acts: impl IntoIterator<Item = Act>) -> (Self, Seen) {
+        let seen = Seen::default();
+        (
+            Self {
+                acts: acts.into_iter().collect(),
+                seen: seen.clone(),
+            },
+            seen,
+        )
+    }
+}
+
+#[derive(Default)]
+struct Signal {
+    kicked: Mutex<bool>,
+    came: Condvar,
+}
+
+/// Kicks it.
+pub(crate) struct ScriptedKick(Arc<Signal>);
+
+impl Kick for ScriptedKick {
+    fn kick(&self) {
+        *self.0.kicked.lock().unwrap() = true;
+        self.0.came.notify_all();
+    }
+}
+
+/// The vCPU on its thread.
+pub(crate) struct Scripted {
+    script: Script,
+    signal: Arc<Signal>,
+}
+
+impl Detached for Script {
+    type Vcpu = Scripted;
+
+    fn attach(self) -> (Scripted, ScriptedKick) {
+        let signal = Arc::<Signal>::default();
+        (
+            Scripted {
+                script: self,
+                signal: Arc::clone(&signal),
+            },
+            ScriptedKick(signal),
+        )
+    }
+}
+
+impl Vcpu for Scripted {
+    type Error = ScriptedFailure;
+    type Kick = ScriptedKick;
+
+    fn run(&mut self, entry: Entry) -> Result<Exit, ScriptedFailure> {
+        self.script.seen.entries.lock().unwrap().push(entry);
+        match self.script.acts.pop_front().unwrap_or(Act::Stay) {
+            Act::Leave(exit) => Ok(exit),
+            Act::Fail => Err(ScriptedFailure),
+            Act::Panic => panic!("the script says so"),
+            Act::Stay => {
+                self.script.seen.stays.fetch_add(1, Ordering::SeqCst);
+                let mut kicked = self.signal.kicked.lock().unwrap();
+                while !*kicked {
+                    kicked = self.signal.came.wait(kicked).unwrap();
+                }
+                Ok(Exit::Kicked)
+            }
+        }
+    }
+
+    fn forget_kick(&mut self) {
+        *self.signal.kicked.lock().unwrap() = false;
+    }
+
+    fn settle(&mut self, entry: Entry) -> Result<(), ScriptedFailure> {
+        self.script.seen.entries.lock().unwrap().push(entry);
+        Ok(())
+    }
+
+    fn standing(&mut self) -> Result<Standing, ScriptedFailure> {
+        Ok(Standing {
+            pc: 0x4020_0000,
+            pstate: 0x3c5,
+            off: false,
+        })
+    }
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.script.seen.dropped.fetch_add(1, Ordering::SeqCst);
+    }
+}
