@@ -1,0 +1,160 @@
+# Holdpoint. `make help` says what can be made; README.md says how long it takes.
+
+GUEST_TARGET := aarch64-unknown-none-softfloat
+TOOLCHAIN    ?= auto
+
+# Everything that is fetched lies outside the tree, in the cache.
+ifeq ($(HOLDPOINT_CACHE),)
+HOLDPOINT_CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/holdpoint
+endif
+ifneq ($(words $(HOLDPOINT_CACHE) x)$(words $(CURDIR) x),22)
+$(error neither the cache ($(HOLDPOINT_CACHE)) nor this folder may have a blank in its path; HOLDPOINT_CACHE=FOLDER moves the cache)
+endif
+override HOLDPOINT_CACHE := $(abspath $(HOLDPOINT_CACHE))
+export HOLDPOINT_CACHE
+
+# A caller's own settings of these would take the place of the ones below, or move what the rules look for.
+unexport RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+FORCE:
+.PHONY: FORCE
+
+# ---- Setting up ----
+#
+# Before anything is made, tools/setup.sh sees that all is there that the goals need (a fraction of a second, where it is), and
+# tools/toolchain.sh says which compiler it is. make reads that file, and reads it again only if it has changed.
+
+GOALS := $(or $(MAKECMDGOALS),$(.DEFAULT_GOAL))
+# Where arm64 KVM is at hand nothing runs in the lab.
+LAB := $(if $(and $(filter aarch64,$(shell uname -m)),$(wildcard /dev/kvm)),,lab)
+# `make demo` and then `make test` are one set-up, so that they are one command to type where make may not install.
+PURPOSES := build $(if $(filter lab,$(GOALS)),lab) $(if $(filter images,$(GOALS)),guests) \
+            $(if $(filter demo test soak,$(GOALS)),$(LAB) guests test) $(if $(filter lint,$(GOALS)),lint)
+
+TC := target/toolchain.mk
+ifneq ($(filter-out help clean,$(GOALS)),)
+ifeq ($(findstring n,$(firstword -$(MAKEFLAGS))),)
+$(TC): FORCE
+	@tools/setup.sh $(GUEST_TARGET) $(TOOLCHAIN) $(sort $(PURPOSES))
+	@mkdir -p target
+	@tools/toolchain.sh $(GUEST_TARGET) $(TOOLCHAIN) > $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+endif
+include $(TC)
+endif
+
+# ---- Cargo's environment ----
+
+TRIPLE := $(shell echo $(TC_VMM_TARGET) | tr a-z- A-Z_)
+# Where Debian's compiler has its arm64 library from the cache, that is a sysroot of its own, for the arm64 target alone: what runs on
+# this machine (build scripts, procedural macros) keeps the compiler's. The variable takes the place of .cargo/config.toml's rustflags.
+ENV := $(if $(TC_RUSTUP_TOOLCHAIN),RUSTUP_TOOLCHAIN=$(TC_RUSTUP_TOOLCHAIN)) \
+       CARGO_TARGET_$(TRIPLE)_LINKER=$(TC_LINKER) \
+       CARGO_TARGET_$(TRIPLE)_RUSTFLAGS="$(if $(TC_SYSROOT),--sysroot $(TC_SYSROOT) )-C target-feature=+crt-static"
+# The payload has a target directory of its own: RUSTC_BOOTSTRAP is part of the fingerprint of the crates that both builds share.
+comma       := ,
+GUEST_ENV   := $(ENV) $(if $(TC_BUILD_STD),RUSTC_BOOTSTRAP=1)
+GUEST_FLAGS := --target-dir target/guest --target $(GUEST_TARGET) $(if $(TC_BUILD_STD),-Zbuild-std=core$(comma)alloc)
+
+# $(call cargo,ARGUMENTS) and $(call guest_cargo,ARGUMENTS) show the command without its long environment.
+cargo       = @echo 'cargo $(1)' && $(ENV) cargo $(1)
+guest_cargo = @echo 'cargo $(1)' && $(GUEST_ENV) cargo $(1)
+
+HOST_VMM  := target/release/vmm
+ARM64_VMM := target/$(TC_VMM_TARGET)/release/vmm
+INIT      := target/$(TC_VMM_TARGET)/release/init
+PAYLOAD   := target/guest/$(GUEST_TARGET)/release/guest
+
+# ---- What can be made ----
+
+.PHONY: help
+help: ## this text
+	@echo 'make TARGET, where TARGET is one of'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo 'What is missing is set up first: as root on Debian it is installed, otherwise the one command to type is printed.'
+	@echo 'Variables:'
+	@echo '  HOLDPOINT_CACHE=FOLDER             where fetched packages and tools lie (now $(HOLDPOINT_CACHE));'
+	@echo '                                     remove the folder to fetch the newest ones again'
+	@echo '  TOOLCHAIN=auto|path|debian         which Rust toolchain: the one in PATH if it has the targets, or Debian'"'"'s'
+
+.PHONY: all
+all: vmm guest init ## everything that is compiled
+
+.PHONY: vmm
+vmm: $(HOST_VMM) $(ARM64_VMM) ## the command: target/release/vmm, and static for arm64
+
+.PHONY: guest
+guest: $(PAYLOAD) ## the bare-metal payload
+
+.PHONY: init
+init: $(INIT) ## PID 1 of the Linux guests, static for arm64
+
+.PHONY: images
+images: target/images/guest.cpio target/guests ## the initramfs of the Linux guests
+
+.PHONY: lab
+lab: target/lab/vmlinuz target/lab/initrd.cpio ## the lab: an arm64 machine with KVM, for hosts that are none
+
+.PHONY: demo
+demo: $(HOST_VMM) $(PAYLOAD) images $(LAB) ## boot the payload and a stock Debian kernel on KVM
+	@echo '== The payload'
+	$(HOST_VMM) boot --kernel $(PAYLOAD)
+	@echo '== Linux, as Debian ships it'
+	$(HOST_VMM) boot --kernel target/guests/debian-6.12/vmlinuz --initrd target/images/guest.cpio \
+	    --cmdline 'console=ttyAMA0 panic=-1 init.run="uname -a"'
+
+.PHONY: test
+test: $(HOST_VMM) $(PAYLOAD) images $(LAB) ## all tests: units on this machine, end to end on KVM
+	$(call cargo,test --locked --workspace --exclude e2e)
+	$(call cargo,test --locked -p e2e --tests)
+
+.PHONY: soak
+soak: $(HOST_VMM) $(PAYLOAD) images $(LAB) ## the tests that take long
+	$(call cargo,test --locked -p e2e --tests -- --ignored)
+
+.PHONY: lint
+lint: ## format, clippy on every target, licences
+	$(call cargo,fmt --all --check)
+	$(call cargo,clippy --locked --workspace --all-targets -- -D warnings)
+	$(call cargo,clippy --locked -p vmm -p init --target $(TC_VMM_TARGET) --all-targets -- -D warnings)
+	$(call guest_cargo,clippy --locked -p guest $(GUEST_FLAGS) -- -D warnings)
+	@echo 'cargo deny check licenses bans' && $(ENV) $(HOLDPOINT_CACHE)/tools/cargo-deny-*/bin/cargo-deny --log-level warn --locked check licenses bans
+
+.PHONY: toolchain
+toolchain: ## say which Rust toolchain is used
+	@cat $(TC)
+
+.PHONY: clean
+clean: ## remove what was built, not the cache
+	rm -rf target
+
+# ---- How ----
+
+# cargo knows whether there is anything to do; a file that it leaves alone makes nothing else to be remade.
+$(HOST_VMM): FORCE
+	$(call cargo,build --locked --release -p vmm)
+
+$(ARM64_VMM) $(INIT): FORCE
+	$(call cargo,build --locked --release -p $(@F) --target $(TC_VMM_TARGET))
+
+$(PAYLOAD): FORCE
+	$(call guest_cargo,build --locked --release -p guest $(GUEST_FLAGS))
+
+# What the cache holds, where tests and people find it: links, remade when the cache has moved.
+target/guests: FORCE
+	@[ "$$(readlink $@)" = $(HOLDPOINT_CACHE)/$(@F) ] || { rm -rf $@; ln -s $(HOLDPOINT_CACHE)/$(@F) $@; }
+
+BUSYBOX := $(HOLDPOINT_CACHE)/parts/busybox/busybox
+
+target/images/guest.cpio: $(INIT) images/applets tools/initramfs.sh $(BUSYBOX)
+	tools/initramfs.sh $@ $(INIT) $(BUSYBOX)
+
+target/lab/initrd.cpio: $(ARM64_VMM) images/applets tools/initramfs.sh $(BUSYBOX)
+	tools/initramfs.sh $@ $(ARM64_VMM) $(BUSYBOX)
+
+target/lab/vmlinuz: $(HOLDPOINT_CACHE)/parts/lab-kernel/vmlinuz
+	@mkdir -p $(@D)
+	ln -sf $(HOLDPOINT_CACHE)/parts/lab-kernel/vmlinuz $@
