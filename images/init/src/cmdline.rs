@@ -1,0 +1,114 @@
+//! The kernel's command line, as far as it concerns PID 1.
+
+/// What `init.*` says.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(crate) struct Parameters<'a> {
+    /// `init.run=`: what the shell is to run.
+    pub(crate) run: Option<&'a str>,
+    /// `init.end=`: how the guest is to end.
+    pub(crate) end: Option<&'a str>,
+}
+
+impl<'a> Parameters<'a> {
+    /// Reads the words of /proc/cmdline. As the kernel does with its own, the last of several wins.
+    pub(crate) fn parse(text: &'a str) -> Self {
+        let mut parameters = Self::default();
+        for word in Words(text) {
+            match word.split_once('=') {
+                Some(("init.run", value)) => parameters.run = Some(unquoted(value)),
+                Some(("init.end", value)) => parameters.end = Some(unquoted(value)),
+                _ => {}
+            }
+        }
+        parameters
+    }
+}
+
+/// Splits at blanks outside of double quotes, as the kernel's `next_arg` does (Linux lib/cmdline.c). There is no escape for a quote.
+struct Words<'a>(&'a str);
+
+impl<'a> Iterator for Words<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let text = self.0.trim_ascii_start();
+        let mut quoted = false;
+        let end = text.find(|c: char| {
+            quoted ^= c == '"';
+            !quoted && c.is_ascii_whitespace()
+        });
+        let (word, rest) = text.split_at(end.unwrap_or(text.len()));
+        self.0 = rest;
+        // "NAME=VALUE", quoted as a whole, is the kernel's other way to write NAME="VALUE".
+        (!word.is_empty()).then(|| {
+            if word.starts_with('"') {
+                unquoted(word)
+            } else {
+                word
+            }
+        })
+    }
+}
+
+/// Without the quotes around it. The kernel drops a closing quote only where there was an opening one.
+fn unquoted(word: &str) -> &str {
+    match word.strip_prefix('"') {
+        Some(rest) => rest.strip_suffix('"').unwrap_or(rest),
+        None => word,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(text: &str) -> Option<&str> {
+        Parameters::parse(text).run
+    }
+
+    #[test]
+    fn a_quoted_command_keeps_its_blanks() {
+        assert_eq!(
+            run("console=ttyAMA0 init.run=\"uname -a; echo 'a  b'\" quiet\n"),
+            Some("uname -a; echo 'a  b'")
+        );
+        assert_eq!(run("quiet \"init.run=uname -a\"\n"), Some("uname -a"));
+    }
+
+    #[test]
+    fn a_command_without_blanks_needs_no_quotes() {
+        assert_eq!(run("init.run=ls\n"), Some("ls"));
+        assert_eq!(run("  init.run=ls"), Some("ls"));
+    }
+
+    #[test]
+    fn a_value_may_hold_an_equals_sign() {
+        assert_eq!(run("init.run=\"a=1 env\""), Some("a=1 env"));
+    }
+
+    #[test]
+    fn a_quote_left_open_reaches_to_the_end() {
+        assert_eq!(run("init.run=\"echo one two"), Some("echo one two"));
+    }
+
+    #[test]
+    fn the_last_of_several_wins() {
+        assert_eq!(run("init.run=first init.run=second"), Some("second"));
+    }
+
+    #[test]
+    fn others_parameters_are_left_alone() {
+        assert_eq!(
+            Parameters::parse("init=/init xinit.run=ls init.runs=ls console=\"a init.run=ls\"\n"),
+            Parameters::default()
+        );
+    }
+
+    #[test]
+    fn the_end_is_read() {
+        assert_eq!(
+            Parameters::parse("init.end=reboot panic=-1\n").end,
+            Some("reboot")
+        );
+    }
+}
