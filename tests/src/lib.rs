@@ -1,1 +1,9 @@
-//! End-to-end tests of the vmm command on real KVM.
+//! What the end-to-end tests share: the command under test, the guests, and one lab for all of them.
+
+mod guests;
+mod processes;
+mod vmm;
+
+pub use guests::{Guest, initrd, payload};
+pub use processes::Marked;
+pub use vmm::{Lab, Outcome, Running, Vmm, root};

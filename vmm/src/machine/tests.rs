@@ -235,7 +235,7 @@ fn what_does_not_fit_is_refused_with_the_figures() {
 /// A machine as KVM numbers it.
 fn tree(cpus: usize) -> Vec<u8> {
     let cpus: Vec<_> = (0..cpus as u64)
-        .map(|n| Mpidr::from_register(n % 16 | n / 16 << 8))
+        .map(|n| Mpidr::from_register((n % 16) | ((n / 16) << 8)))
         .collect();
     let board = Board {
         cpus: &cpus,

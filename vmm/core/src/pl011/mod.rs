@@ -10,15 +10,16 @@
 //!
 //! - **`UARTEN` is stored, not obeyed.** After reset it is clear, and a real UART would keep what is written to `UARTDR`
 //!   for ever. Test kernels (kvm-unit-tests) and Linux's earlycon write without programming `UARTCR`, since firmware
-//!   has done so, and there is no firmware here. To enable the UART at reset would not do: Linux's `set_termios`
-//!   writes back the `UARTCR` that it read, while earlycon still prints and waits for `BUSY`. `TXE` and `RXE`, which
-//!   are set after reset, are obeyed.
+//!   has done so, and there is no firmware here. To obey it from the first write of `UARTCR` on would not do: Linux's
+//!   `pl011_set_termios` writes back what it read there, the reset value, while earlycon still prints and waits for
+//!   `BUSY`. `TXE` and `RXE`, which are set after reset, are obeyed.
 //! - **The line has no format and no speed.** The divisors, the word length, parity and stop bits are stored and do
 //!   nothing: a character is a byte, also after reset, when `WLEN` says five bits.
 //! - **Transmitting takes no time.** A byte leaves as it is written, unless the host's sink is full
 //!   ([`Pl011::set_sink_full`]) or the guest stopped the transmitter; then it waits in the FIFO, `BUSY` is set, and
-//!   `TXFF` when no more fits. There is no shift register, so 16 bytes wait (one without FIFOs), not 17. See
-//!   [`Pl011::transmit`] for what this means for the transmit interrupt.
+//!   `TXFF` when no more fits. There is no shift register, so 16 bytes wait (one without FIFOs), not 17. Every byte
+//!   that leaves counts as a passage through the transmit interrupt's level, which a real FIFO would first have to
+//!   be filled above (2.8.3).
 //! - **32 bit periods pass when the host says so** ([`Pl011::idle`]), which decides the receive timeout interrupt.
 //! - **During a guest's break** bytes still reach the host; on a wire the low level would drown them.
 //! - **In loopback mode nothing reaches the host**: the transmitter is connected to the receiver instead of the wire.
