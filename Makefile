@@ -121,7 +121,7 @@ lint: ## format, clippy on every target, licences
 	$(call cargo,clippy --locked --workspace --all-targets -- -D warnings)
 	$(call cargo,clippy --locked -p vmm -p init --target $(TC_VMM_TARGET) --all-targets -- -D warnings)
 	$(call guest_cargo,clippy --locked -p guest $(GUEST_FLAGS) -- -D warnings)
-	@echo 'cargo deny check licenses bans' && $(ENV) $(HOLDPOINT_CACHE)/tools/cargo-deny-*/bin/cargo-deny --log-level warn --locked check licenses bans
+	@echo 'cargo deny check licenses bans' && $(ENV) $(HOLDPOINT_CACHE)/tools/cargo-deny-*/bin/cargo-deny --log-level warn --locked check --hide-inclusion-graph licenses bans
 
 .PHONY: toolchain
 toolchain: ## say which Rust toolchain is used
