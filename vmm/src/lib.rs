@@ -4,11 +4,14 @@
 
 pub mod cli;
 pub mod conductor;
+pub mod host;
 #[cfg(target_arch = "aarch64")]
 pub mod kvm;
+pub mod lab;
 #[cfg_attr(
     not(target_arch = "aarch64"),
     allow(dead_code, reason = "elsewhere only its tests use all of it")
 )]
 pub mod machine;
+mod sys;
 pub mod vcpu;

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::{Exit, size};
+use crate::lab::Needs;
 use crate::machine::Format;
 
 #[cfg(target_arch = "aarch64")]
@@ -22,13 +23,13 @@ pub(super) use run::run;
 pub(super) struct Args {
     /// The kernel
     #[arg(long, value_name = "FILE")]
-    pub(super) kernel: PathBuf,
+    kernel: PathBuf,
     /// What the kernel is, where it shall not be guessed
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
     /// An initrd for it
     #[arg(long, value_name = "FILE")]
-    pub(super) initrd: Option<PathBuf>,
+    initrd: Option<PathBuf>,
     /// The kernel's command line
     #[arg(
         long,
@@ -43,22 +44,41 @@ pub(super) struct Args {
     cpus: usize,
     /// How much RAM: a number and K, M, G or T
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size::parse)]
-    pub(super) memory: u64,
+    memory: u64,
     /// Where the PL011 goes: stdio or file:PATH
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
-    pub(super) console: Where,
+    console: Where,
     /// What a reset by the guest does
     #[arg(long, value_name = "WHAT", default_value = "stop")]
     on_reset: OnReset,
     /// Write the guest's device tree here
     #[arg(long, value_name = "FILE")]
-    pub(super) dump_dtb: Option<PathBuf>,
+    dump_dtb: Option<PathBuf>,
     /// End a guest that is still there after so many seconds
     #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
     /// What the guest's kaslr-seed and rng-seed are drawn from
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+}
+
+impl Args {
+    /// What it needs of a lab.
+    pub(super) fn needs(&self) -> Needs {
+        let console = match &self.console {
+            Where::File(path) => Some(path.clone()),
+            Where::Stdio => None,
+        };
+        Needs {
+            inputs: std::iter::once(&self.kernel)
+                .chain(&self.initrd)
+                .cloned()
+                .collect(),
+            outputs: self.dump_dtb.iter().cloned().chain(console).collect(),
+            stdin: self.console == Where::Stdio,
+            memory: self.memory,
+        }
+    }
 }
 
 /// What a reset by the guest does.
@@ -72,7 +92,7 @@ enum OnReset {
 
 /// Where a console goes.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Where {
+enum Where {
     Stdio,
     File(PathBuf),
 }

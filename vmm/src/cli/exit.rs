@@ -17,7 +17,7 @@ pub enum Exit {
     CannotRunHere,
     /// A signal ended it: 128 and its number, as shells report it.
     Signal(i32),
-    /// Another process of ours ended with this code, and so do we.
+    /// What ran in the lab ended with this code.
     Passed(u8),
 }
 
@@ -48,6 +48,10 @@ Exit codes:
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
+        if let Exit::Signal(signal) = exit {
+            // So that whoever waits sees what it was. Does not return for a signal that ends processes.
+            let _ = signal_hook::low_level::emulate_default_handler(signal);
+        }
         ExitCode::from(exit.code())
     }
 }

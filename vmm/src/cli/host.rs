@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use serde_json::json;
-use vmm_core::host::{KvmOffer, NoKvm, rows};
+use vmm_core::host::rows;
 
 use super::{Exit, complain};
 
@@ -16,7 +16,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(args: &Args) -> Exit {
-    let kvm = probe();
+    let kvm = crate::host::probe();
     let rows = rows(std::env::consts::ARCH, &kvm);
     let mut out = io::stdout().lock();
     let written = if args.json {
@@ -34,14 +34,4 @@ pub(super) fn main(args: &Args) -> Exit {
         })
     };
     written.map_or_else(|error| complain(&error), |()| Exit::Expected)
-}
-
-#[cfg(target_arch = "aarch64")]
-fn probe() -> Result<KvmOffer, NoKvm> {
-    crate::kvm::probe()
-}
-
-#[cfg(not(target_arch = "aarch64"))]
-fn probe() -> Result<KvmOffer, NoKvm> {
-    Err(NoKvm::OtherArchitecture(std::env::consts::ARCH.to_owned()))
 }

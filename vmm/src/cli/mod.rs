@@ -3,6 +3,7 @@
 mod boot;
 mod exit;
 mod host;
+mod lab;
 mod size;
 
 use std::process::ExitCode;
@@ -10,6 +11,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub use exit::Exit;
+
+use crate::lab::{Needs, Place, Wish};
 
 /// Holds arm64 vCPUs at chosen points, lets the guest crash, and judges how it stops.
 #[derive(Parser)]
@@ -39,27 +42,62 @@ struct Global {
 enum Verb {
     Boot(boot::Args),
     Host(host::Args),
+    Lab(lab::Args),
 }
 
-/// Parses the command line, runs the verb, prints what went wrong.
+impl Global {
+    fn wish(&self) -> Wish {
+        match (self.lab, self.no_lab) {
+            (true, _) => Wish::Lab,
+            (_, true) => Wish::Here,
+            (false, false) => Wish::Any,
+        }
+    }
+}
+
+impl Verb {
+    /// What it needs of a lab, if it is to run where KVM is.
+    fn needs(&self, wish: Wish) -> Option<Needs> {
+        match self {
+            Verb::Boot(args) => Some(args.needs()),
+            // It tells of this machine, unless somebody asks for the lab's.
+            Verb::Host(_) => (wish == Wish::Lab).then(Needs::default),
+            Verb::Lab(_) => None,
+        }
+    }
+}
+
+/// Parses the command line, runs the verb, here or in the lab, and prints what went wrong.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     log(cli.global.verbose);
-    let exit = match &cli.verb {
-        Verb::Boot(args) => native(args),
-        Verb::Host(args) => host::main(args),
+    let wish = cli.global.wish();
+    if let Some(needs) = cli.verb.needs(wish) {
+        match Place::choose(wish, crate::host::probe().map(drop)) {
+            Ok(Place::Here) => {}
+            Ok(Place::Lab) => return lab::run(needs).into(),
+            Err(lack) => {
+                eprintln!("vmm: {lack}, and --no-lab keeps it out of the lab");
+                return Exit::CannotRunHere.into();
+            }
+        }
+    }
+    let exit = match cli.verb {
+        Verb::Boot(args) => boot(&args),
+        Verb::Host(args) => host::main(&args),
+        Verb::Lab(args) => lab::main(args),
     };
     exit.into()
 }
 
 #[cfg(target_arch = "aarch64")]
-fn native(args: &boot::Args) -> Exit {
+fn boot(args: &boot::Args) -> Exit {
     boot::run(args).unwrap_or_else(|error| complain(&error))
 }
 
 #[cfg(not(target_arch = "aarch64"))]
-fn native(_: &boot::Args) -> Exit {
-    Exit::CannotRunHere
+fn boot(_: &boot::Args) -> Exit {
+    unreachable!("only arm64 has a KVM on which a verb runs outside the lab")
 }
 
 /// Prints an error, the only way that one is printed.

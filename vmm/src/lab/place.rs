@@ -1,0 +1,75 @@
+//! Where a verb that needs arm64 KVM runs.
+
+use std::env;
+
+use vmm_core::host::NoKvm;
+
+/// Set for a verb that runs inside the lab.
+pub(super) const INSIDE: &str = "VMM_IN_LAB";
+
+/// Where.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Place {
+    /// On this machine's own KVM.
+    Here,
+    /// In the lab.
+    Lab,
+}
+
+/// What the user asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Wish {
+    /// Nothing in particular.
+    Any,
+    /// The lab, even where this machine could do it (`--lab`).
+    Lab,
+    /// Never the lab (`--no-lab`).
+    Here,
+}
+
+impl Place {
+    /// Decides for this process, given whether there is a KVM here that will do.
+    pub fn choose(wish: Wish, here: Result<(), NoKvm>) -> Result<Self, NoKvm> {
+        decide(wish, env::var_os(INSIDE).is_some(), here)
+    }
+}
+
+/// In the lab there is no further lab: what is missing there is the verb's to tell.
+fn decide(wish: Wish, inside: bool, here: Result<(), NoKvm>) -> Result<Place, NoKvm> {
+    match (wish, here) {
+        _ if inside => Ok(Place::Here),
+        (Wish::Lab, _) | (Wish::Any, Err(_)) => Ok(Place::Lab),
+        (Wish::Any | Wish::Here, Ok(())) => Ok(Place::Here),
+        (Wish::Here, Err(lacks)) => Err(lacks),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vmm_core::host::NoKvm;
+
+    use super::{Place, Wish, decide};
+
+    #[test]
+    fn the_lab_stands_in_where_no_kvm_is() {
+        for lack in [
+            NoKvm::OtherArchitecture("x86_64".to_owned()),
+            NoKvm::NoDevice,
+            NoKvm::NotPermitted,
+        ] {
+            assert_eq!(decide(Wish::Any, false, Err(lack.clone())), Ok(Place::Lab));
+            assert_eq!(decide(Wish::Here, false, Err(lack.clone())), Err(lack));
+        }
+        assert_eq!(decide(Wish::Any, false, Ok(())), Ok(Place::Here));
+        assert_eq!(decide(Wish::Lab, false, Ok(())), Ok(Place::Lab));
+        assert_eq!(decide(Wish::Here, false, Ok(())), Ok(Place::Here));
+    }
+
+    #[test]
+    fn the_lab_has_no_lab() {
+        for wish in [Wish::Any, Wish::Lab, Wish::Here] {
+            assert_eq!(decide(wish, true, Ok(())), Ok(Place::Here));
+            assert_eq!(decide(wish, true, Err(NoKvm::NoDevice)), Ok(Place::Here));
+        }
+    }
+}
