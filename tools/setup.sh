@@ -150,6 +150,9 @@ mkdir "$partial"
 trap 'rm -rf "$partial"' EXIT
 trap 'exit 130' INT TERM
 
+# complaints LOG...: what apt has to say, without saying it once for every list.
+complaints() { grep -hE '^(E|W): ' "$@" | sort -u | head -n 4 >&2 || :; }
+
 # run WHAT COMMAND...: runs it with its output in a log, which is shown if it fails.
 run() {
     what=$1
@@ -169,11 +172,11 @@ if [ "$system" ]; then
     survey || exit 0    # the lists may name another LLVM now
     # shellcheck disable=SC2086
     if ! apt-get install --simulate --no-remove --no-install-recommends $system >"$partial/simulated" 2>&1; then
-        grep -hE '^(E|W|Err)[: ]' "$partial/log" "$partial/simulated" >&2 || :
+        complaints "$partial/log" "$partial/simulated"
         die "apt cannot install these packages; nothing was changed." \
-            "If they are unknown to it: is the network there, and are Debian's suites (with -security) in apt's sources?" \
-            "If others would have to go (rustc-web conflicts with the packages rustc and rustup): a rustup with the targets does as well:" \
-            "  rustup target add aarch64-unknown-linux-musl $guest_target"
+            "If it does not know them: is the network there, and are Debian's suites (with -security) in apt's sources?" \
+            "If others would have to go: rustc-web conflicts with the packages rustc and rustup. Remove them, or use a rustup that has" \
+            "the targets (rustup target add aarch64-unknown-linux-musl $guest_target)."
     fi
 fi
 
@@ -202,7 +205,7 @@ M
     APT_CONFIG=$apt/conf apt-get update >"$partial/lists.log" 2>&1 || :
     APT_CONFIG=$apt/conf apt-cache pkgnames | sort >"$apt/names"
     if ! [ -s "$apt/names" ]; then
-        grep -hE '^(E|W|Err)[: ]' "$partial/lists.log" >&2 || :
+        complaints "$partial/lists.log"
         die "no list of arm64 packages could be fetched: is the network there, and are Debian's suites in apt's sources?"
     fi
 }
