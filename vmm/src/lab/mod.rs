@@ -19,6 +19,8 @@ mod serve;
 mod session;
 mod survey;
 mod terminal;
+#[cfg(test)]
+mod tests;
 mod window;
 mod wire;
 

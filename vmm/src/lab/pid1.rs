@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -121,7 +121,7 @@ fn prepare() -> Result<(), Error> {
 fn serve(memory: u64) -> Result<(), Error> {
     let port = port().map_err(Error::Port)?;
     let grounds =
-        Grounds::new(Path::new(FOLDER), Some(PathBuf::from(GROUPS)), memory).map_err(AgentError)?;
+        Grounds::new(Path::new(FOLDER), Some(Path::new(GROUPS)), memory).map_err(AgentError)?;
     let writing = port.try_clone().map_err(Error::Port)?;
     agent::serve(port, writing, grounds).map_err(AgentError)?;
     Ok(())

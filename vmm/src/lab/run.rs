@@ -78,26 +78,45 @@ enum Event {
     /// This process got a signal.
     Signal(i32),
     Resized(Size),
+    /// Somebody waits until all that was sent so far has arrived.
+    Settle(Sender<()>),
     /// Our own side of a file failed.
     Broken(Error),
 }
 
+/// Passes on what happens to the caller while its verb runs; false when it does not run any more.
+pub(super) struct Interrupter(Sender<Event>);
+
+impl Interrupter {
+    pub(super) fn signal(&self, signal: i32) -> bool {
+        self.0.send(Event::Signal(signal)).is_ok()
+    }
+
+    /// Stops it, and returns when it has been told. Its process group is an orphaned one, in which SIGTSTP would do nothing.
+    pub(super) fn stop(&self) -> bool {
+        let (told, tells) = mpsc::channel();
+        self.signal(SIGSTOP) && self.0.send(Event::Settle(told)).is_ok() && tells.recv().is_ok()
+    }
+
+    fn resized(&self, size: Size) -> bool {
+        self.0.send(Event::Resized(size)).is_ok()
+    }
+}
+
 /// Hands the signals that this process gets to the verb that runs. One that comes when the verb has ended does what it does by default.
-fn forward_signals(events: Sender<Event>) -> io::Result<()> {
+fn forward_signals(verb: Interrupter) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGWINCH])?;
     thread::spawn(move || {
         for signal in signals.forever() {
             let told = match signal {
-                SIGWINCH => {
-                    terminal::size().is_none_or(|size| events.send(Event::Resized(size)).is_ok())
-                }
+                SIGWINCH => terminal::size().is_none_or(|size| verb.resized(size)),
                 SIGTSTP => {
-                    // The verb rests while its caller does. Its process group is an orphaned one, in which SIGTSTP does nothing.
-                    let told = events.send(Event::Signal(SIGSTOP)).is_ok();
+                    // The verb rests while its caller does.
+                    let told = verb.stop();
                     let _ = emulate_default_handler(SIGTSTP);
-                    told && events.send(Event::Signal(SIGCONT)).is_ok()
+                    told && verb.signal(SIGCONT)
                 }
-                _ => events.send(Event::Signal(signal)).is_ok(),
+                _ => verb.signal(signal),
             };
             if !told {
                 let _ = emulate_default_handler(signal);
@@ -110,8 +129,47 @@ fn forward_signals(events: Sender<Event>) -> io::Result<()> {
 impl Session {
     /// Runs a verb to its end.
     pub fn run(&self, request: &Request, streams: Streams) -> Result<Ended, Error> {
-        let prepared = Prepared::new(request)?;
-        Running::start(self, prepared, streams)?.wait()
+        self.start(Prepared::new(request)?, streams)?.wait()
+    }
+
+    /// Starts a verb, and the threads that serve it.
+    pub(super) fn start(&self, prepared: Prepared, streams: Streams) -> Result<Running, Error> {
+        let (events, inbox) = mpsc::channel();
+        let told = events.clone();
+        let verb = Arc::new(self.verb(Box::new(move |word| drop(told.send(Event::Told(word)))))?);
+        let files = {
+            let (verb, events) = (Arc::clone(&verb), events.clone());
+            let mut carrier = Some(Carrier::new(&prepared.start.outputs));
+            Sink::new(move |step: FileOp| {
+                let length = step.length();
+                if let Some(writing) = &mut carrier
+                    && let Err(error) = writing.step(step)
+                {
+                    let _ = events.send(Event::Broken(error));
+                    carrier = None;
+                }
+                if length > 0 {
+                    verb.send(ToAgent::Credit(Channel::Files, length));
+                }
+            })
+        };
+        let running = Running {
+            stdout: print(&verb, Channel::Stdout, streams.stdout),
+            stderr: print(&verb, Channel::Stderr, streams.stderr),
+            windows: Arc::new(Windows {
+                stdin: Window::new(),
+                contents: Window::new(),
+            }),
+            stdin: prepared.start.stdin.then_some(streams.stdin),
+            contents: prepared.contents,
+            raw: None,
+            verb,
+            events,
+            inbox,
+            files,
+        };
+        running.verb.send(ToAgent::Start(Box::new(prepared.start)));
+        Ok(running)
     }
 
     /// The same on behalf of this whole process: its signals are the verb's.
@@ -122,9 +180,9 @@ impl Session {
             .map(|_| Raw::enter())
             .transpose()
             .map_err(Error::Terminal)?;
-        let mut running = Running::start(self, prepared, Streams::own())?;
+        let mut running = self.start(prepared, Streams::own())?;
         running.raw = raw;
-        forward_signals(running.events.clone()).map_err(Error::Signals)?;
+        forward_signals(running.interrupter()).map_err(Error::Signals)?;
         running.wait()
     }
 }
@@ -138,15 +196,22 @@ pub(super) struct Prepared {
 impl Prepared {
     pub(super) fn new(request: &Request) -> Result<Self, Error> {
         match request {
-            Request::Verb(args, needs) => Self::verb(args, needs),
+            Request::Verb(args, needs) => {
+                let cwd = env::current_dir().map_err(Error::Folder)?;
+                let program = env::current_exe().map_err(Error::Program)?;
+                Self::verb(args, needs, &cwd, &program)
+            }
             Request::Shell(args) => Ok(Self::shell(args)),
         }
     }
 
-    fn verb(args: &[OsString], needs: &Needs) -> Result<Self, Error> {
-        let cwd = env::current_dir().map_err(Error::Folder)?;
-        let program = env::current_exe().map_err(Error::Program)?;
-        let mut survey = Survey::new(&cwd, &program, &needs.inputs, &needs.outputs)?;
+    pub(super) fn verb(
+        args: &[OsString],
+        needs: &Needs,
+        cwd: &Path,
+        program: &Path,
+    ) -> Result<Self, Error> {
+        let mut survey = Survey::new(cwd, program, &needs.inputs, &needs.outputs)?;
         let start = Start {
             program: Program::Vmm(program.into()),
             args: args.to_vec(),
@@ -245,7 +310,7 @@ fn own_umask() -> u32 {
 }
 
 /// A verb in the lab and the threads that serve it here.
-struct Running {
+pub(super) struct Running {
     verb: Arc<Verb>,
     events: Sender<Event>,
     inbox: Receiver<Event>,
@@ -290,48 +355,13 @@ impl<T: Send + 'static> Sink<T> {
 }
 
 impl Running {
-    fn start(session: &Session, prepared: Prepared, streams: Streams) -> Result<Self, Error> {
-        let (events, inbox) = mpsc::channel();
-        let told = events.clone();
-        let verb =
-            Arc::new(session.verb(Box::new(move |word| drop(told.send(Event::Told(word)))))?);
-        let files = {
-            let (verb, events) = (Arc::clone(&verb), events.clone());
-            let mut carrier = Some(Carrier::new(&prepared.start.outputs));
-            Sink::new(move |step: FileOp| {
-                let length = step.length();
-                if let Some(writing) = &mut carrier
-                    && let Err(error) = writing.step(step)
-                {
-                    let _ = events.send(Event::Broken(error));
-                    carrier = None;
-                }
-                if length > 0 {
-                    verb.send(ToAgent::Credit(Channel::Files, length));
-                }
-            })
-        };
-        let running = Self {
-            stdout: print(&verb, Channel::Stdout, streams.stdout),
-            stderr: print(&verb, Channel::Stderr, streams.stderr),
-            windows: Arc::new(Windows {
-                stdin: Window::new(),
-                contents: Window::new(),
-            }),
-            stdin: prepared.start.stdin.then_some(streams.stdin),
-            contents: prepared.contents,
-            raw: None,
-            verb,
-            events,
-            inbox,
-            files,
-        };
-        running.verb.send(ToAgent::Start(Box::new(prepared.start)));
-        Ok(running)
+    /// By which signals reach it from another thread.
+    pub(super) fn interrupter(&self) -> Interrupter {
+        Interrupter(self.events.clone())
     }
 
     /// Attends the verb to its end and writes out all that has come by then, also when the lab was lost.
-    fn wait(mut self) -> Result<Ended, Error> {
+    pub(super) fn wait(mut self) -> Result<Ended, Error> {
         let ended = self.attend();
         self.raw = None;
         // Without a receiver signals do what they do by default: whoever waits for a stuck reader of our output can end that.
@@ -374,6 +404,10 @@ impl Running {
                     self.verb.send(ToAgent::Signal(signal));
                 }
                 (Ok(Event::Resized(size)), _) => self.verb.send(ToAgent::Resize(size)),
+                (Ok(Event::Settle(settled)), _) => {
+                    self.verb.settle();
+                    let _ = settled.send(());
+                }
                 (Ok(Event::Broken(error)), _) => return Err(error),
                 (Ok(Event::Told(Told::Lost(why))), _) => return Err(Error::Lost { why }),
                 (Ok(Event::Told(Told::Word(word))), _) => {

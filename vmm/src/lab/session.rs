@@ -15,14 +15,25 @@ use super::frame::{self, Frame, FrameError, Hello, ToAgent, ToHost};
 use super::qemu::{Image, Qemu};
 use super::{Error, memory, wire};
 
-/// How long a lab may take to say its first word: 2 s on an idle machine, so that one with thirty times the load still does it.
-const TO_HELLO: Duration = Duration::from_secs(120);
+/// How long a lab may take.
+pub(super) struct Patience {
+    /// To its first word.
+    pub(super) hello: Duration,
+    /// Between two looks at whether anything came.
+    pub(super) beat: Duration,
+    /// How many silent beats make it a lost one. Beats count only while this process runs: a host that was suspended, or a caller that
+    /// was stopped, is not held against the lab.
+    pub(super) beats: u32,
+}
 
-/// How long a lab may be silent, in beats of a second during which this process ran: a host that was suspended, or a caller that was
-/// stopped, is not held against the lab.
-const MOST_SILENT: u32 = 90;
+/// On an idle machine the first word comes after 3 s and an answer at once: a machine with thirty times the load is waited for.
+const PATIENCE: Patience = Patience {
+    hello: Duration::from_secs(120),
+    beat: Duration::from_secs(1),
+    beats: 90,
+};
 
-/// How many silent beats make the host ask.
+/// After so many silent beats the host asks, and then again.
 const ASK_AFTER: u32 = 5;
 
 /// A lab that answers. Dropping it ends it, and every verb in it.
@@ -53,6 +64,8 @@ struct Link {
 struct State {
     next: u32,
     verbs: HashMap<u32, Sink>,
+    /// Who waits for an answer to a ping.
+    asking: Vec<Sender<()>>,
     qemu: Option<Qemu>,
     /// Why it is gone, once it is.
     lost: Option<String>,
@@ -64,7 +77,7 @@ impl Session {
         let image = Image::find()?;
         memory::check(memory::of_machine(memory))?;
         let (qemu, stream) = Qemu::start(&image, memory)?;
-        Self::over(stream, Some(qemu))
+        Self::over(stream, Some(qemu), PATIENCE)
     }
 
     /// Joins the lab that `vmm lab serve` offers at this socket.
@@ -73,16 +86,21 @@ impl Session {
             path: socket.to_owned(),
             source,
         })?;
-        Self::over(stream, None)
+        Self::over(stream, None, PATIENCE)
     }
 
-    pub(super) fn over(stream: UnixStream, qemu: Option<Qemu>) -> Result<Self, Error> {
+    pub(super) fn over(
+        stream: UnixStream,
+        qemu: Option<Qemu>,
+        patience: Patience,
+    ) -> Result<Self, Error> {
         let (out, frames) = mpsc::channel();
         let reading = stream.try_clone().map_err(Error::Start)?;
         let writing = stream.try_clone().map_err(Error::Start)?;
         let state = State {
             next: 0,
             verbs: HashMap::new(),
+            asking: Vec::new(),
             qemu,
             lost: None,
         };
@@ -109,7 +127,7 @@ impl Session {
             link: Arc::clone(&link),
             _watched: watched,
         };
-        match hellos.recv_timeout(TO_HELLO) {
+        match hellos.recv_timeout(patience.hello) {
             Ok(theirs) if theirs == Hello::ours() => {}
             Ok(theirs) => {
                 return Err(Error::Stale {
@@ -117,7 +135,7 @@ impl Session {
                 });
             }
             Err(RecvTimeoutError::Timeout) => {
-                link.lose(&format!("it did not start within {} s", TO_HELLO.as_secs()));
+                link.lose(&format!("it did not start within {:?}", patience.hello));
                 return Err(link.lost());
             }
             Err(RecvTimeoutError::Disconnected) => return Err(link.lost()),
@@ -125,14 +143,14 @@ impl Session {
         session.link.send(Frame::Hello(Hello::ours()));
         thread::spawn(move || {
             let mut silent = 0;
-            while watch.recv_timeout(Duration::from_secs(1)) == Err(RecvTimeoutError::Timeout) {
+            while watch.recv_timeout(patience.beat) == Err(RecvTimeoutError::Timeout) {
                 silent = if link.heard.swap(false, Ordering::Relaxed) {
                     0
                 } else {
                     silent + 1
                 };
-                if silent == MOST_SILENT {
-                    link.lose(&format!("it was silent for {silent} s"));
+                if silent == patience.beats {
+                    link.lose(&format!("it was silent for {:?}", patience.beat * silent));
                     return;
                 }
                 if silent % ASK_AFTER == ASK_AFTER - 1 {
@@ -192,7 +210,7 @@ impl Link {
             match frame {
                 Frame::Hello(theirs) => drop(hello.send(theirs)),
                 Frame::Ping => self.send(Frame::Pong),
-                Frame::Pong => {}
+                Frame::Pong => self.state().asking.clear(),
                 Frame::Lost(why) => return why,
                 Frame::Verb(number, word) => {
                     let mut state = self.state();
@@ -211,7 +229,6 @@ impl Link {
 
     /// The lab is gone: finds out how QEMU ended, and tells every verb.
     fn lose(&self, why: &str) {
-        let _ = self.stream.shutdown(Shutdown::Both);
         let qemu = {
             let mut state = self.state();
             if state.lost.is_some() {
@@ -221,6 +238,7 @@ impl Link {
             state.lost = Some(why.to_owned());
             state.qemu.take()
         };
+        let _ = self.stream.shutdown(Shutdown::Both);
         let why = match qemu {
             Some(qemu) => format!("{why}; {}", qemu.end()),
             None => why.to_owned(),
@@ -250,6 +268,17 @@ pub(super) struct Verb {
 impl Verb {
     pub(super) fn send(&self, message: ToAgent) {
         self.link.send(Frame::Verb(self.number, message));
+    }
+}
+
+impl Verb {
+    /// Waits until the other side has read all that was sent so far. One that takes its time is not waited for.
+    pub(super) fn settle(&self) {
+        let (asking, answer) = mpsc::channel();
+        self.link.state().asking.push(asking);
+        self.link.send(Frame::Ping);
+        // The answer is that the sender is dropped.
+        let _ = answer.recv_timeout(Duration::from_secs(5));
     }
 }
 

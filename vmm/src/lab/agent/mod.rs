@@ -41,29 +41,40 @@ pub(super) struct Grounds {
     /// Holds a folder for each verb.
     verbs: PathBuf,
     store: Store,
-    /// A copy of this program beside them, so that it can be linked into each verb's file tree.
-    program: PathBuf,
-    /// The control group below which each verb gets its own. Without one, and without root's rights, verbs share the agent's file
-    /// tree: so the tests of this room run on any machine.
-    groups: Option<PathBuf>,
+    /// What gives each verb a file tree and a control group of its own. Without it, and without root's rights, verbs share the agent's
+    /// file tree: so the tests of this room run on any machine.
+    isolation: Option<Isolation>,
     memory: Mutex<u64>,
+}
+
+struct Isolation {
+    /// A copy of this program beside the verbs' folders, so that it can be linked into each one's file tree.
+    program: PathBuf,
+    /// The control group below which each verb gets its own.
+    groups: PathBuf,
 }
 
 impl Grounds {
     /// `folder` is on one file system, for what verbs read and write; `memory` is what they may use together.
-    pub(super) fn new(folder: &Path, groups: Option<PathBuf>, memory: u64) -> Result<Self, Error> {
-        let prepare = || {
+    pub(super) fn new(folder: &Path, groups: Option<&Path>, memory: u64) -> Result<Self, Error> {
+        let isolate = |groups: &Path| -> io::Result<Isolation> {
             let program = folder.join("vmm");
             fs::copy("/proc/self/exe", &program)?;
             fs::set_permissions(&program, fs::Permissions::from_mode(0o555))?;
+            Ok(Isolation {
+                program,
+                groups: groups.to_owned(),
+            })
+        };
+        let prepare = || -> io::Result<Self> {
             let verbs = folder.join("verbs");
             fs::create_dir(&verbs)?;
             let store = Store::new(folder.join("store"))?;
+            let isolation = groups.map(isolate).transpose()?;
             Ok(Self {
                 verbs,
                 store,
-                program,
-                groups,
+                isolation,
                 memory: Mutex::new(memory),
             })
         };

@@ -78,11 +78,12 @@ impl Verb<'_> {
         let root = self.grounds.verbs.join(self.number.to_string());
         let view = View::plant(root, &start.nodes, &outputs, &self.grounds.store)
             .map_err(doing("cannot lay out its files"))?;
+        let name = format!("verb-{}", self.number);
         let group = self
             .grounds
-            .groups
+            .isolation
             .as_ref()
-            .map(|folder| folder.join(format!("verb-{}", self.number)));
+            .map(|isolation| isolation.groups.join(name));
         let group = Arc::new(Group::new(group).map_err(doing("cannot make its control group"))?);
         let files = Arc::new(Window::new());
         let outputs = self
@@ -151,9 +152,9 @@ impl Verb<'_> {
         command
             .env_clear()
             .envs(start.env.iter().map(|(name, value)| (name, value)));
-        let tree = match (&start.program, &self.grounds.groups) {
-            (Program::Vmm(program), Some(_)) => {
-                view.install(&self.grounds.program, program)?;
+        let tree = match (&start.program, &self.grounds.isolation) {
+            (Program::Vmm(program), Some(isolation)) => {
+                view.install(&isolation.program, program)?;
                 Some(tree(view, &start.cwd)?)
             }
             (Program::Vmm(_), None) => {
