@@ -1,9 +1,11 @@
 //! What the end-to-end tests share: the command under test, the guests, and one lab for all of them.
 
+mod flat;
 mod guests;
 mod processes;
 mod vmm;
 
+pub use flat::{RESET, SAY_R, SPIN, flat};
 pub use guests::{Guest, initrd, payload};
 pub use processes::Marked;
 pub use vmm::{Lab, Outcome, Running, Vmm, root};

@@ -167,7 +167,7 @@ impl Vmm {
             input,
             output: Some(output),
             seen: String::new(),
-            stderr,
+            stderr: Some(stderr),
             line: self.line,
             mark: self.mark,
         }
@@ -180,7 +180,7 @@ pub struct Running {
     input: Option<ChildStdin>,
     output: Option<BufReader<std::process::ChildStdout>>,
     seen: String,
-    stderr: JoinHandle<String>,
+    stderr: Option<JoinHandle<String>>,
     line: String,
     mark: Marked,
 }
@@ -208,12 +208,17 @@ impl Running {
             if line.contains(words) {
                 return;
             }
-            assert!(
-                read > 0,
-                "the output of {} ended without {words:?}:\n{}",
-                self.line,
-                self.seen
-            );
+            if read == 0 {
+                let complaint = self
+                    .stderr
+                    .take()
+                    .map(|thread| thread.join().expect("reading does not panic"));
+                let complaint = complaint.unwrap_or_default();
+                panic!(
+                    "the output of {} ended without {words:?}:\n{}\n--- stderr\n{complaint}",
+                    self.line, self.seen
+                );
+            }
         }
     }
 
@@ -260,7 +265,11 @@ impl Running {
                 .code()
                 .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
             stdout: self.seen + &rest.join().expect("reading does not panic"),
-            stderr: self.stderr.join().expect("reading does not panic"),
+            stderr: self
+                .stderr
+                .expect("it is read once")
+                .join()
+                .expect("reading does not panic"),
         };
         assert!(
             !late,
@@ -293,7 +302,7 @@ impl Lab {
                 socket,
             ];
             let mut running = Vmm::new(serve).with_input().start();
-            running.wait_for("ready");
+            running.wait_for(&socket.to_string_lossy());
             running
         });
         Self {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use e2e::{Lab, Running, Vmm, payload};
+use e2e::{Lab, Running, SAY_R, SPIN, Vmm, flat, payload};
 use libtest_mimic::Trial;
 use rustix::process::{Signal, kill_process};
 
@@ -58,18 +58,7 @@ fn host_says_what_the_lab_has(lab: &Lab) {
 
 /// A verb that never ends by itself, in a lab of its own: the guest says `R` and spins.
 fn endless(folder: &Path, scratch: &Path) -> Running {
-    let spinner: Vec<u8> = [
-        0xd2a1_2002_u32, // mov x2, #0x9000000
-        0x5280_0a41,     // mov w1, #'R'
-        0x3900_0041,     // strb w1, [x2]
-        0x5280_0141,     // mov w1, #'\n'
-        0x3900_0041,     // strb w1, [x2]
-        0x1400_0000,     // b .
-    ]
-    .iter()
-    .flat_map(|instruction| instruction.to_le_bytes())
-    .collect();
-    fs::write(folder.join("spinner"), spinner).unwrap();
+    fs::write(folder.join("spinner"), flat(&[SAY_R, SPIN])).unwrap();
     let mut running = Vmm::new(["boot", "--lab", "--format", "flat", "--kernel", "spinner"])
         .within(folder)
         .env("TMPDIR", scratch)
