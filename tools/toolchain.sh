@@ -10,6 +10,7 @@ set -eu
 guest=$1 want=${2:-auto}
 here=$(dirname "$0")
 least=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$here/../Cargo.toml")
+case $want in auto|path|debian) ;; *) echo "TOOLCHAIN=$want: it is auto, path or debian" >&2; exit 2 ;; esac
 reasons=
 no() { reasons="$reasons
   $1"; return 1; }
