@@ -50,6 +50,17 @@ impl Serialize for NoKvm {
     }
 }
 
+/// What opening /dev/kvm met.
+impl From<std::io::Error> for NoKvm {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::NotFound => NoKvm::NoDevice,
+            std::io::ErrorKind::PermissionDenied => NoKvm::NotPermitted,
+            _ => NoKvm::Broken(error.to_string()),
+        }
+    }
+}
+
 /// The version of the KVM API that has been the only one since Linux 2.6.22.
 const API_VERSION: i32 = 12;
 
@@ -94,6 +105,14 @@ pub struct Need {
     pub vcpus: usize,
     /// The end of its physical address space.
     pub top: u64,
+}
+
+impl Need {
+    /// The smallest guest's.
+    pub const LEAST: Self = Self {
+        vcpus: 1,
+        top: 1 << 31,
+    };
 }
 
 impl KvmOffer {
@@ -210,9 +229,76 @@ pub fn rows(architecture: &str, kvm: &Result<KvmOffer, NoKvm>) -> Vec<Row> {
     rows
 }
 
+/// Where a verb runs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Place {
+    /// On this host.
+    Here,
+    /// In the lab.
+    Lab,
+    /// Not at all.
+    Nowhere,
+}
+
+/// Where a verb runs on this host, and why.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct VerbPlace {
+    /// The verb.
+    pub verb: &'static str,
+    /// Where it runs.
+    pub place: Place,
+    /// Why not here.
+    pub why: Option<String>,
+}
+
+/// Verbs that run guests.
+const ON_KVM: [&str; 1] = ["boot"];
+/// Verbs that run on every machine.
+const EVERYWHERE: [&str; 1] = ["host"];
+
+/// Says where each verb runs, given what of KVM and of the lab this host lacks.
+pub fn places(kvm: Result<(), String>, lab: Result<(), String>) -> Vec<VerbPlace> {
+    let everywhere = EVERYWHERE.map(|verb| VerbPlace {
+        verb,
+        place: Place::Here,
+        why: None,
+    });
+    let on_kvm = ON_KVM.map(|verb| match (&kvm, &lab) {
+        (Ok(()), _) => VerbPlace {
+            verb,
+            place: Place::Here,
+            why: None,
+        },
+        (Err(why), Ok(())) => VerbPlace {
+            verb,
+            place: Place::Lab,
+            why: Some(why.clone()),
+        },
+        (Err(here), Err(there)) => VerbPlace {
+            verb,
+            place: Place::Nowhere,
+            why: Some(format!("{here}; {there}")),
+        },
+    });
+    let lab = match lab {
+        Ok(()) => VerbPlace {
+            verb: "lab",
+            place: Place::Here,
+            why: None,
+        },
+        Err(why) => VerbPlace {
+            verb: "lab",
+            place: Place::Nowhere,
+            why: Some(why),
+        },
+    };
+    everywhere.into_iter().chain(on_kvm).chain([lab]).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{KvmOffer, Lack, Need, NoKvm, rows};
+    use super::{KvmOffer, Lack, Need, NoKvm, Place, places, rows};
 
     fn good() -> KvmOffer {
         KvmOffer {
@@ -308,5 +394,43 @@ mod tests {
             "{}",
             rows[1].found
         );
+    }
+
+    #[test]
+    fn a_verb_that_runs_guests_runs_here_or_in_the_lab_or_nowhere() {
+        let boot = |kvm: Result<(), &str>, lab: Result<(), &str>| {
+            let places = places(kvm.map_err(str::to_owned), lab.map_err(str::to_owned));
+            let boot = places
+                .into_iter()
+                .find(|place| place.verb == "boot")
+                .expect("it is a verb");
+            (boot.place, boot.why)
+        };
+        assert_eq!(boot(Ok(()), Err("no QEMU")), (Place::Here, None));
+        assert_eq!(
+            boot(Err("no KVM"), Ok(())),
+            (Place::Lab, Some("no KVM".to_owned()))
+        );
+        assert_eq!(
+            boot(Err("no KVM"), Err("no QEMU")),
+            (Place::Nowhere, Some("no KVM; no QEMU".to_owned()))
+        );
+    }
+
+    #[test]
+    fn what_opening_the_device_says_is_told_apart() {
+        use std::io::ErrorKind;
+        assert_eq!(
+            NoKvm::from(std::io::Error::from(ErrorKind::NotFound)),
+            NoKvm::NoDevice
+        );
+        assert_eq!(
+            NoKvm::from(std::io::Error::from(ErrorKind::PermissionDenied)),
+            NoKvm::NotPermitted
+        );
+        assert!(matches!(
+            NoKvm::from(std::io::Error::from(ErrorKind::ResourceBusy)),
+            NoKvm::Broken(_)
+        ));
     }
 }

@@ -1,7 +1,6 @@
 //! What this host's KVM offers.
 
 use std::fs::OpenOptions;
-use std::io::ErrorKind;
 
 use kvm_bindings::{
     KVM_ARM_VM_SMCCC_CTRL, KVM_ARM_VM_SMCCC_FILTER, KVM_CAP_COUNTER_OFFSET, KVM_CREATE_DEVICE_TEST,
@@ -14,15 +13,7 @@ const DEVICE: &str = "/dev/kvm";
 
 /// Asks KVM what it can do.
 pub fn probe() -> Result<KvmOffer, NoKvm> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(DEVICE)
-        .map_err(|error| match error.kind() {
-            ErrorKind::NotFound => NoKvm::NoDevice,
-            ErrorKind::PermissionDenied => NoKvm::NotPermitted,
-            _ => NoKvm::Broken(error.to_string()),
-        })?;
+    OpenOptions::new().read(true).write(true).open(DEVICE)?;
     let broken = |error: kvm_ioctls::Error| NoKvm::Broken(error.to_string());
     let kvm = Kvm::new().map_err(broken)?;
     let ipa_bits = kvm.get_host_ipa_limit().unsigned_abs();

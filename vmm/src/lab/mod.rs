@@ -181,3 +181,12 @@ pub fn run(request: &Request) -> Result<Ended, Error> {
     };
     session.run_for_process(prepared)
 }
+
+/// Whether a lab could be booted on this machine: its emulator and its image are there.
+pub fn available() -> Result<(), Error> {
+    if env::var_os(SOCKET).is_some() {
+        return Ok(());
+    }
+    qemu::installed()?;
+    qemu::Image::find().map(drop)
+}

@@ -136,7 +136,9 @@ fn port() -> io::Result<File> {
     let mut news = inotify::Reader::new(&inotify, &mut buffer);
     loop {
         match File::options().read(true).write(true).open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => drop(news.next()?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                news.next()?;
+            }
             opened => return opened,
         }
     }

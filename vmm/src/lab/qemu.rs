@@ -19,6 +19,17 @@ use crate::sys::spawn;
 
 const PROGRAM: &str = "qemu-system-aarch64";
 
+/// Whether the emulator is in PATH.
+pub(super) fn installed() -> Result<(), Error> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path).any(|folder| folder.join(PROGRAM).is_file());
+    if found {
+        Ok(())
+    } else {
+        Err(Error::NoQemu { program: PROGRAM })
+    }
+}
+
 /// How much of the machine's console is kept.
 const TAIL: usize = 4 << 10;
 

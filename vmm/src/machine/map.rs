@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use guest_abi::memory_map::{HIGH_REDISTRIBUTORS_BASE, PL011_BASE, RAM_BASE};
 use vmm_core::arm::IntId;
 
 /// 1 KiB.
@@ -18,11 +19,12 @@ pub(crate) const GIC_DISTRIBUTOR: Range<u64> = 0x0800_0000..0x0801_0000;
 /// The redistributors of the first 123 CPUs.
 pub(crate) const GIC_REDISTRIBUTORS: Range<u64> = 0x080a_0000..0x0900_0000;
 /// The PL011.
-pub(crate) const UART: Range<u64> = 0x0900_0000..0x0900_1000;
+pub(crate) const UART: Range<u64> = PL011_BASE..PL011_BASE + 4 * KIB;
 /// The RAM, of which the guest has as much as it is given.
-pub(crate) const RAM: Range<u64> = GIB..256 * GIB;
+pub(crate) const RAM: Range<u64> = RAM_BASE..256 * GIB;
 /// The redistributors of all further CPUs, behind the RAM.
-pub(crate) const GIC_REDISTRIBUTORS_HIGH: Range<u64> = 0x40_0000_0000..0x40_0400_0000;
+pub(crate) const GIC_REDISTRIBUTORS_HIGH: Range<u64> =
+    HIGH_REDISTRIBUTORS_BASE..HIGH_REDISTRIBUTORS_BASE + 64 * MIB;
 
 /// Two frames of 64 KiB: RD_base and SGI_base (GICv3 IHI 0069, 12.10).
 pub(crate) const GIC_REDISTRIBUTOR_SIZE: u64 = 128 * KIB;

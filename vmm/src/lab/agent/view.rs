@@ -66,7 +66,7 @@ impl View {
     pub(super) fn install(&self, program: &Path, at: &OsStr) -> io::Result<()> {
         let path = self.real(at);
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => fs::hard_link(program, path),
         }
     }
