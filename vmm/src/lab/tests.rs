@@ -340,30 +340,25 @@ fn an_output_can_be_followed_while_it_grows_and_what_came_is_kept_when_the_lab_d
 #[test]
 fn an_output_that_cannot_be_written_ends_the_verb_and_is_named() {
     let lab = Lab::new();
-    std::os::unix::fs::symlink("/dev/full", lab.path("real")).unwrap();
     fs::write(lab.path("out"), "").unwrap();
-    let prepared = lab.prepare(
-        "echo $$; echo x > out; exec sleep 1000",
-        &needs(&[], &["out"]),
-    );
+    let script = "echo $$; read line; echo x > out; exec sleep 1000";
+    let prepared = lab.prepare(script, &needs(&[], &["out"]));
     fs::remove_file(lab.path("out")).unwrap();
     std::os::unix::fs::symlink("/dev/full", lab.path("out")).unwrap();
     let stdout = Printed::default();
+    let (go, stdin) = mpsc::channel();
     let streams = Streams {
-        stdin: Box::new(io::empty()),
+        stdin: Box::new(Until(stdin)),
         stdout: Box::new(stdout.clone()),
         stderr: Box::new(io::sink()),
     };
-    let error = lab
-        .session
-        .start(prepared, streams)
-        .unwrap()
-        .wait()
-        .unwrap_err();
-    assert!(
-        matches!(&error, Error::Output { path, .. } if path.ends_with("out")),
-        "{error}"
-    );
+    thread::scope(|scope| {
+        let verb = scope.spawn(|| lab.session.start(prepared, streams).unwrap().wait());
+        until("the verb runs", || stdout.text().ends_with('\n'));
+        drop(go);
+        let error = verb.join().unwrap().unwrap_err();
+        assert!(matches!(&error, Error::Output { path, .. } if path.ends_with("out")), "{error}");
+    });
     until("the verb is killed", || gone(&stdout.text()));
 }
 
