@@ -109,6 +109,7 @@ demo: $(HOST_VMM) $(PAYLOAD) images $(LAB) ## boot the payload and a stock Debia
 .PHONY: test
 test: $(HOST_VMM) $(PAYLOAD) images $(LAB) ## all tests: units on this machine, end to end on KVM
 	$(call cargo,test --locked --workspace --exclude e2e)
+	$(call cargo,test --locked -p vmm --features shuttle --lib conductor::gate)
 	$(call cargo,test --locked -p e2e --tests)
 
 .PHONY: soak
