@@ -31,6 +31,9 @@ impl End {
 
     /// Ends the guest; comes back only if the kernel refuses.
     pub(crate) fn now(self) -> Errno {
+        // The kernel drops what its serial driver has not sent yet when it powers off. A console that is no terminal has nothing to
+        // wait for, and then there is nothing to do about it.
+        let _ = rustix::termios::tcdrain(std::io::stdout());
         rustix::fs::sync();
         let command = match self {
             Self::PowerOff => RebootCommand::PowerOff,

@@ -115,6 +115,8 @@ fn what_does_not_fit(lab: &Lab) {
         &["--kernel", kernel, "--memory", "1M"],
         "a guest has 4 MiB to 255 GiB",
     );
+    // More than a machine of ours has: refused before anything is booted, on the way into the lab or by KVM's host.
+    fails(lab, at, &["--kernel", kernel, "--memory", "255G"], "memory");
     fails(
         lab,
         at,

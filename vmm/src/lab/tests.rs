@@ -357,7 +357,10 @@ fn an_output_that_cannot_be_written_ends_the_verb_and_is_named() {
         until("the verb runs", || stdout.text().ends_with('\n'));
         drop(go);
         let error = verb.join().unwrap().unwrap_err();
-        assert!(matches!(&error, Error::Output { path, .. } if path.ends_with("out")), "{error}");
+        assert!(
+            matches!(&error, Error::Output { path, .. } if path.ends_with("out")),
+            "{error}"
+        );
     });
     until("the verb is killed", || gone(&stdout.text()));
 }
