@@ -9,7 +9,9 @@
 
 mod agent;
 mod carry;
+mod contents;
 mod frame;
+mod image;
 mod memory;
 mod pid1;
 mod place;
@@ -177,7 +179,7 @@ pub fn run(request: &Request) -> Result<Ended, Error> {
     let prepared = run::Prepared::new(request)?;
     let session = match env::var_os(SOCKET) {
         Some(socket) => Session::connect(&PathBuf::from(socket))?,
-        None => Session::boot(prepared.start.memory)?,
+        None => Session::boot_with(prepared.start.memory, &prepared.contents)?,
     };
     session.run_for_process(prepared)
 }
@@ -188,5 +190,5 @@ pub fn available() -> Result<(), Error> {
         return Ok(());
     }
     qemu::installed()?;
-    qemu::Image::find().map(drop)
+    image::Image::find().map(drop)
 }

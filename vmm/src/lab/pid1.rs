@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, mount, mount_remount};
 use rustix::process::{Pid, WaitOptions, getpid, wait};
 use rustix::system::{RebootCommand, reboot};
 
@@ -17,7 +17,10 @@ use super::agent::{self, Grounds};
 const PORT: &str = "vport0p1";
 
 const GROUPS: &str = "/sys/fs/cgroup";
+/// What verbs read and write lies on the root file system, where the kernel puts the contents that come with it.
 const FOLDER: &str = "/run/lab";
+/// The agent's store in that folder.
+pub(super) const STORE: &str = "/run/lab/store";
 
 /// Why the lab's own programs ended.
 #[derive(Debug, thiserror::Error)]
@@ -83,8 +86,6 @@ fn prepare() -> Result<(), Error> {
         ("devtmpfs", "/dev", ""),
         ("devpts", "/dev/pts", "ptmxmode=0666"),
         ("cgroup2", GROUPS, ""),
-        // All of the memory: what verbs may use is watched over elsewhere.
-        ("tmpfs", FOLDER, "size=100%"),
         ("tmpfs", "/tmp", ""),
     ];
     for (kind, at, options) in mounts {
@@ -103,6 +104,11 @@ fn prepare() -> Result<(), Error> {
             source,
         })?;
     }
+    // All of the memory, where the kernel allows half of it: what verbs may use is watched over elsewhere.
+    mount_remount("/", MountFlags::empty(), c"size=100%").map_err(|error| Error::Prepare {
+        what: "/".to_owned(),
+        source: error.into(),
+    })?;
     let links = [
         ("/proc/self/fd", "/dev/fd"),
         ("/proc/self/fd/0", "/dev/stdin"),

@@ -1,12 +1,10 @@
-//! The emulated arm64 machine: its image, its process, its console.
+//! The emulated arm64 machine: its process and its console.
 
 use std::collections::VecDeque;
-use std::env;
 use std::ffi::OsString;
 use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
@@ -14,6 +12,8 @@ use std::thread::{self, JoinHandle};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::contents::Contents;
+use super::image::Image;
 use super::{Error, memory};
 use crate::sys::spawn;
 
@@ -21,8 +21,8 @@ const PROGRAM: &str = "qemu-system-aarch64";
 
 /// Whether the emulator is in PATH.
 pub(super) fn installed() -> Result<(), Error> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&path).any(|folder| folder.join(PROGRAM).is_file());
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|folder| folder.join(PROGRAM).is_file());
     if found {
         Ok(())
     } else {
@@ -33,44 +33,6 @@ pub(super) fn installed() -> Result<(), Error> {
 /// How much of the machine's console is kept.
 const TAIL: usize = 4 << 10;
 
-/// The kernel and the root file system of the lab.
-#[derive(Debug, Eq, PartialEq)]
-pub(super) struct Image {
-    kernel: PathBuf,
-    initrd: PathBuf,
-}
-
-impl Image {
-    /// Looks in $VMM_LAB_DIR, or beside the program: as built, then as installed.
-    pub(super) fn find() -> Result<Self, Error> {
-        let folders = match env::var_os("VMM_LAB_DIR") {
-            Some(folder) => vec![PathBuf::from(folder)],
-            None => {
-                let program = env::current_exe().map_err(Error::Program)?;
-                let built_in = program.parent().unwrap_or(&program);
-                vec![
-                    built_in.join("../lab"),
-                    built_in.join("../lib/holdpoint/lab"),
-                ]
-            }
-        };
-        Self::find_in(&folders)
-    }
-
-    fn find_in(folders: &[PathBuf]) -> Result<Self, Error> {
-        let images = folders.iter().map(|folder| Self {
-            kernel: folder.join("vmlinuz"),
-            initrd: folder.join("initrd.cpio"),
-        });
-        images
-            .into_iter()
-            .find(|image| image.kernel.is_file() && image.initrd.is_file())
-            .ok_or_else(|| Error::NoImage {
-                folders: folders.to_vec(),
-            })
-    }
-}
-
 /// A machine that runs. Dropping it kills it.
 pub(super) struct Qemu {
     process: OwnedFd,
@@ -80,17 +42,28 @@ pub(super) struct Qemu {
 }
 
 impl Qemu {
-    /// Starts a machine in which verbs may use this much memory together; the stream is the other end of its agent's port.
-    pub(super) fn start(image: &Image, memory: u64) -> Result<(Self, UnixStream), Error> {
+    /// Starts a machine in which verbs may use this much memory together and which has these contents; the stream is the other end of its
+    /// agent's port.
+    pub(super) fn start(
+        image: &Image,
+        memory: u64,
+        contents: &Contents,
+    ) -> Result<(Self, UnixStream), Error> {
+        let initrd = image.initrd(contents)?;
         let (ours, theirs) = UnixStream::pair().map_err(Error::Start)?;
         let (console, writer) = io::pipe().map_err(Error::Start)?;
         let mut command = Command::new(PROGRAM);
-        command.args(arguments(image, memory, theirs.as_raw_fd()));
+        command.args(arguments(
+            image,
+            memory,
+            initrd.as_raw_fd(),
+            theirs.as_raw_fd(),
+        ));
         command.stdin(Stdio::null());
         command
             .stdout(writer.try_clone().map_err(Error::Start)?)
             .stderr(writer);
-        spawn::tie_to_parent(&mut command, OwnedFd::from(theirs));
+        spawn::tie_to_parent(&mut command, vec![initrd, OwnedFd::from(theirs)]);
         let tail = Arc::new(Mutex::new(VecDeque::new()));
         let (started, starts) = mpsc::channel();
         let keeper = thread::Builder::new()
@@ -197,7 +170,7 @@ fn keep(
     }
 }
 
-fn arguments(image: &Image, memory: u64, port: i32) -> Vec<OsString> {
+fn arguments(image: &Image, memory: u64, initrd: i32, port: i32) -> Vec<OsString> {
     let fixed = [
         "-nodefaults",
         "-no-user-config",
@@ -229,7 +202,7 @@ fn arguments(image: &Image, memory: u64, port: i32) -> Vec<OsString> {
         format!("socket,id=agent,fd={port}").into(),
     ]);
     arguments.extend(["-kernel".into(), image.kernel.clone().into()]);
-    arguments.extend(["-initrd".into(), image.initrd.clone().into()]);
+    arguments.extend(["-initrd".into(), format!("/proc/self/fd/{initrd}").into()]);
     arguments
 }
 
@@ -250,26 +223,7 @@ fn quote(console: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
-
-    #[test]
-    fn the_first_folder_with_both_parts_is_taken_and_a_miss_names_the_cure() {
-        let folder = tempfile::tempdir().unwrap();
-        let folders = ["built", "installed"].map(|name| folder.path().join(name));
-        for folder in &folders {
-            fs::create_dir(folder).unwrap();
-            fs::write(folder.join("vmlinuz"), "").unwrap();
-        }
-        let missing = Image::find_in(&folders).unwrap_err().to_string();
-        assert!(missing.contains("make lab"), "{missing}");
-        fs::write(folders[1].join("initrd.cpio"), "").unwrap();
-        assert_eq!(
-            Image::find_in(&folders).unwrap().kernel,
-            folders[1].join("vmlinuz")
-        );
-    }
 
     #[test]
     fn the_console_is_quoted_from_its_end_without_control_characters() {

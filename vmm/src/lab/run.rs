@@ -1,9 +1,8 @@
 //! One verb in the lab, as its caller sees it.
 
-use std::collections::HashMap;
 use std::env;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,12 +10,12 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGSTOP, SIGTERM, SIGTSTP, SIGWINCH};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
 use super::carry::Carrier;
+use super::contents::{Checked, Contents};
 use super::frame::{CHUNK, Channel, Ended, FileOp, Hash, Program, Size, Start, ToAgent, ToHost};
 use super::place::INSIDE;
 use super::session::{Session, Told, Verb};
@@ -190,7 +189,7 @@ impl Session {
 /// A request with all that is known about it before a lab is there.
 pub(super) struct Prepared {
     pub(super) start: Start,
-    contents: HashMap<Hash, (PathBuf, u64)>,
+    pub(super) contents: Contents,
 }
 
 impl Prepared {
@@ -264,7 +263,7 @@ impl Prepared {
         };
         Self {
             start,
-            contents: HashMap::new(),
+            contents: Contents::new(),
         }
     }
 }
@@ -314,7 +313,7 @@ pub(super) struct Running {
     verb: Arc<Verb>,
     events: Sender<Event>,
     inbox: Receiver<Event>,
-    contents: HashMap<Hash, (PathBuf, u64)>,
+    contents: Contents,
     stdin: Option<Box<dyn Read + Send>>,
     windows: Arc<Windows>,
     stdout: Sink<Vec<u8>>,
@@ -452,7 +451,9 @@ impl Running {
             for (hash, content) in contents {
                 let sent = match content {
                     Some((path, length)) => {
-                        send_content(&path, length, &hash, &windows.contents, &send)
+                        Checked::open(&path, length, hash).and_then(|mut content| {
+                            send_content(&mut content, &windows.contents, &send)
+                        })
                     }
                     None => Err(Error::Nonsense("a content that the verb does not have")),
                 };
@@ -478,35 +479,20 @@ impl Running {
     }
 }
 
-/// Sends a file that was hashed before; if it has changed since, nobody may take it for what it was.
 fn send_content(
-    path: &Path,
-    length: u64,
-    expected: &Hash,
+    content: &mut Checked,
     window: &Window,
     send: &impl Fn(ToAgent) -> Option<()>,
 ) -> Result<(), Error> {
-    let failed = |source| Error::Input {
-        path: path.to_owned(),
-        source,
-    };
-    let mut file = File::open(path).map_err(failed)?.take(length);
-    let mut hash = Sha256::new();
     while let Some(most) = window.take(CHUNK) {
         let mut bytes = vec![0; most];
-        let count = file.read(&mut bytes).map_err(failed)?;
+        let count = content.read(&mut bytes)?;
+        window.grant(most - count);
         if count == 0 {
             break;
         }
-        window.grant(most - count);
         bytes.truncate(count);
-        hash.update(&bytes);
         send(ToAgent::Bytes(Channel::Contents, bytes));
-    }
-    if Hash::from(hash.finalize()) != *expected {
-        return Err(Error::Changed {
-            path: path.to_owned(),
-        });
     }
     Ok(())
 }

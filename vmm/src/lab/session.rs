@@ -11,8 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::contents::Contents;
 use super::frame::{self, Frame, FrameError, Hello, ToAgent, ToHost};
-use super::qemu::{Image, Qemu};
+use super::image::Image;
+use super::qemu::Qemu;
 use super::{Error, memory, wire};
 
 /// How long a lab may take.
@@ -74,9 +76,14 @@ struct State {
 impl Session {
     /// Boots a lab in which verbs may use this much memory together.
     pub fn boot(memory: u64) -> Result<Self, Error> {
+        Self::boot_with(memory, &Contents::new())
+    }
+
+    /// The same, with contents that its first verb will need.
+    pub(super) fn boot_with(memory: u64, contents: &Contents) -> Result<Self, Error> {
         let image = Image::find()?;
         memory::check(memory::of_machine(memory))?;
-        let (qemu, stream) = Qemu::start(&image, memory)?;
+        let (qemu, stream) = Qemu::start(&image, memory, contents)?;
         Self::over(stream, Some(qemu), PATIENCE)
     }
 

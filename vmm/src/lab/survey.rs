@@ -1,17 +1,17 @@
 //! What of the caller's file tree a verb needs to see: every object on the way to its inputs and outputs, with what the caller may
 //! do with it. A verb that is shown these meets the same errors that it would meet here.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
-use sha2::{Digest, Sha256};
 
 use super::Error;
-use super::frame::{Hash, Kind, Node};
+use super::contents::{self, Contents};
+use super::frame::{Kind, Node};
 
 /// As many symbolic links as Linux follows on one path (include/linux/namei.h, MAXSYMLINKS).
 const MOST_LINKS: u32 = 40;
@@ -22,8 +22,8 @@ const LABS_OWN: [&str; 3] = ["/dev", "/proc", "/sys"];
 #[derive(Default)]
 pub(super) struct Survey {
     nodes: BTreeMap<PathBuf, Node>,
-    /// Where the contents lie that the lab may ask for, and how long they are.
-    pub(super) contents: HashMap<Hash, (PathBuf, u64)>,
+    /// What the lab may ask for.
+    pub(super) contents: Contents,
     /// The outputs, with no symbolic link left in their paths.
     pub(super) outputs: Vec<OsString>,
 }
@@ -122,7 +122,7 @@ impl Survey {
             });
         }
         let (hash, length) = File::open(path)
-            .and_then(hash)
+            .and_then(contents::hash)
             .map_err(|source| Error::Input {
                 path: path.to_owned(),
                 source,
@@ -168,13 +168,6 @@ fn names(path: &Path) -> VecDeque<OsString> {
 
 fn may(path: &Path, right: Access) -> bool {
     accessat(CWD, path, right, AtFlags::EACCESS).is_ok()
-}
-
-/// The hash of what is in the file, and its length.
-fn hash(mut file: File) -> io::Result<(Hash, u64)> {
-    let mut hasher = Sha256::new();
-    let length = io::copy(&mut file, &mut hasher)?;
-    Ok((hasher.finalize().into(), length))
 }
 
 #[cfg(test)]

@@ -20,10 +20,10 @@ use rustix::thread::{
 };
 
 /// Has the child killed when its parent dies, puts it into a session of its own (a terminal's Ctrl-C and hang-up pass it by) and
-/// lets it inherit one descriptor, under the same number.
+/// lets it inherit descriptors, under the same numbers.
 ///
 /// The kernel takes the *thread* that forks for the parent (prctl(2), PR_SET_PDEATHSIG): spawn from one that outlives the child.
-pub(crate) fn tie_to_parent(command: &mut Command, inherited: OwnedFd) {
+pub(crate) fn tie_to_parent(command: &mut Command, inherited: Vec<OwnedFd>) {
     let parent = getpid();
     let prepare = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -32,7 +32,9 @@ pub(crate) fn tie_to_parent(command: &mut Command, inherited: OwnedFd) {
             return Err(Errno::SRCH.into());
         }
         setsid()?;
-        fcntl_setfd(&inherited, FdFlags::empty())?;
+        for descriptor in &inherited {
+            fcntl_setfd(descriptor, FdFlags::empty())?;
+        }
         Ok(())
     };
     // SAFETY: the closure does system calls only and allocates nothing.

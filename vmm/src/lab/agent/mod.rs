@@ -4,6 +4,7 @@
 
 mod group;
 mod outputs;
+mod pace;
 mod store;
 mod terminal;
 mod verb;
@@ -68,7 +69,7 @@ impl Grounds {
         };
         let prepare = || -> io::Result<Self> {
             let verbs = folder.join("verbs");
-            fs::create_dir(&verbs)?;
+            fs::create_dir_all(&verbs)?;
             let store = Store::new(folder.join("store"))?;
             let isolation = groups.map(isolate).transpose()?;
             Ok(Self {

@@ -14,14 +14,19 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
 use super::super::frame::{CHUNK, FileOp};
 use super::super::window::Window;
+use super::pace::Pace;
+
+/// Files are followed this closely.
+const GAP: Duration = Duration::from_millis(50);
 
 /// Where the steps go; false when nobody listens any more.
 type Sink = Box<dyn Fn(FileOp) -> bool + Send>;
@@ -98,16 +103,20 @@ impl Outputs {
     }
 
     fn follow_to_end(&mut self, ended: &PipeReader) -> Result<(), Stop> {
+        let mut pace = Pace::new(GAP);
         loop {
             let mut fds = [
-                PollFd::new(&self.inotify, PollFlags::IN),
                 PollFd::new(ended, PollFlags::IN),
+                PollFd::new(&self.inotify, PollFlags::IN),
             ];
             poll(&mut fds, None)?;
-            let last = !fds[1].revents().is_empty();
+            let gap = Timespec::try_from(pace.left()).map_err(io::Error::other)?;
+            poll(&mut fds[..1], Some(&gap))?;
+            let last = !fds[0].revents().is_empty();
             for path in self.changed()? {
                 self.look(&path)?;
             }
+            pace.sent(0);
             if last {
                 return self.complete();
             }

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use super::super::contents;
 use super::super::frame::{Hash, Kind, Node};
 
 /// A folder with one file a content.
@@ -31,8 +32,7 @@ impl Store {
 
     /// Where the content with this hash lies. Nobody may write there.
     pub(super) fn path(&self, hash: &Hash) -> PathBuf {
-        let name: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.0.join(name)
+        self.0.join(contents::name(hash))
     }
 
     /// Takes contents in that arrive one after the other. `name` tells this arrival from others at the same time.

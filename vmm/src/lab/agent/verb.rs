@@ -3,6 +3,7 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -10,16 +11,22 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use super::super::frame::{CHUNK, Channel, Ended, Frame, Program, Start, ToAgent, ToHost};
 use super::super::window::Window;
 use super::group::Group;
 use super::outputs::Outputs;
+use super::pace::Pace;
 use super::view::View;
 use super::{Grounds, terminal};
 use crate::sys::spawn::{self, Surroundings, Tree};
+
+/// What a verb prints comes this promptly.
+const GAP: Duration = Duration::from_millis(5);
 
 /// What a verb's thread waits for.
 pub(super) enum Event {
@@ -252,18 +259,28 @@ impl Verb<'_> {
     }
 
     /// Sends what comes from the verb, as fast as the host takes it.
-    fn drain(&self, running: &mut Running, channel: Channel, mut pipe: impl Read + Send + 'static) {
+    fn drain(
+        &self,
+        running: &mut Running,
+        channel: Channel,
+        mut pipe: impl Read + AsFd + Send + 'static,
+    ) {
         let window = Arc::new(Window::new());
         running.windows.push((channel, Arc::clone(&window)));
         let (number, out) = (self.number, self.out.clone());
         running.pumps.push(thread::spawn(move || {
+            let mut pace = Pace::new(GAP);
             while let Some(most) = window.take(CHUNK) {
+                let readable = poll(&mut [PollFd::new(&pipe, PollFlags::IN)], None);
+                debug_assert!(readable.is_ok(), "a descriptor of ours: {readable:?}");
+                thread::sleep(pace.left());
                 let mut bytes = vec![0; most];
                 // A terminal whose other side is closed says EIO, a pipe says 0.
                 let count = pipe.read(&mut bytes).unwrap_or(0);
                 if count == 0 {
                     return;
                 }
+                pace.sent(count);
                 window.grant(most - count);
                 bytes.truncate(count);
                 if out
