@@ -124,7 +124,16 @@ const VMM_ROOMS: [(&str, &[&str]); 9] = [
 ];
 
 /// The same for `vmm-core`.
-const CORE_ROOMS: [(&str, &[&str]); 3] = [("arm", &[]), ("host", &[]), ("pl011", &[])];
+const CORE_ROOMS: [(&str, &[&str]); 8] = [
+    ("arm", &[]),
+    ("choose", &[]),
+    ("evidence", &["arm"]),
+    ("host", &[]),
+    ("model", &["arm", "choose", "evidence", "scenario"]),
+    ("oracle", &["arm", "evidence"]),
+    ("pl011", &[]),
+    ("scenario", &["arm", "oracle"]),
+];
 
 fn imports_keep_to(crate_folder: &str, rooms: &[(&str, &[&str])]) {
     for (path, text) in sources() {

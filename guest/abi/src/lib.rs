@@ -1,5 +1,12 @@
 //! The words that the payload and the VMM share.
+//!
+//! A stop protocol is a table ([`protocol`]), a place where a vCPU can be caught is a word ([`point`]),
+//! and a crash note is 424 bytes at known offsets ([`note`]). The payload obeys the tables, the model
+//! explores them, the VMM resolves the points.
 #![no_std]
 #![forbid(unsafe_code)]
 
 pub mod memory_map;
+pub mod note;
+pub mod point;
+pub mod protocol;

@@ -2,5 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arm;
+pub mod evidence;
 pub mod host;
+pub mod oracle;
 pub mod pl011;

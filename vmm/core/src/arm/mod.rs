@@ -1,7 +1,9 @@
-//! Numbers from the manuals, as types: no bare integer stands for an affinity or an interrupt.
+//! Numbers from the manuals and the kernel's words for CPUs, as types: no bare integer stands for one.
 
+mod cpus;
 mod intid;
 mod mpidr;
 
+pub use cpus::{CpuId, CpuSet, ParseCpuSetError};
 pub use intid::IntId;
 pub use mpidr::Mpidr;

@@ -1,0 +1,206 @@
+//! Evidence as a table to read: one event a line, and the state of the stop beside it.
+
+use std::fmt::{self, Write as _};
+
+use super::{Event, Evidence, Hand, Interrupt, NoteState, StopKind, Until, What, line};
+use crate::arm::{CpuId, CpuSet};
+
+/// Prints the events in fixed columns; under an event the rules that it broke.
+pub struct Trace<'a> {
+    evidence: &'a Evidence,
+    // By event: what it broke.
+    marks: Vec<(usize, String)>,
+}
+
+/// Beyond so many CPUs the notes are counted, not drawn.
+const DRAWN_NOTES: usize = 8;
+
+struct Columns {
+    lock: CpuSet,
+    online: CpuSet,
+    mask: CpuSet,
+    notes: Vec<NoteState>,
+}
+
+impl<'a> Trace<'a> {
+    /// The trace of this evidence.
+    pub fn new(evidence: &'a Evidence) -> Self {
+        Self {
+            evidence,
+            marks: Vec::new(),
+        }
+    }
+
+    /// Marks an event with a rule that it broke.
+    pub fn mark(&mut self, event: usize, text: String) {
+        self.marks.push((event, text));
+    }
+}
+
+impl Columns {
+    fn see(&mut self, event: &Event) {
+        let cpu = event.cpu;
+        match &event.what {
+            What::Enters => self.lock.insert(cpu),
+            What::Leaves => self.lock.remove(cpu),
+            What::ComesUp => self.online.insert(cpu),
+            What::Reads(mask) => self.mask = mask.clone(),
+            What::Clears { word, by } => {
+                if *word == guest_abi::protocol::Word::OnlineMask {
+                    self.online.remove(cpu);
+                }
+                // The mask shows who is still to stop: what hotplug or a self-stop clears is not in it by
+                // that, as long as no sender reads anew.
+                if *by == Hand::Handler {
+                    self.mask.remove(cpu);
+                }
+            }
+            What::Notes(note) => self.notes[cpu.index()] = note.state(),
+            _ => {}
+        }
+    }
+
+    fn notes(&self) -> String {
+        if self.notes.len() > DRAWN_NOTES {
+            let complete = self
+                .notes
+                .iter()
+                .filter(|note| **note == NoteState::Complete)
+                .count();
+            return format!("{complete}/{}", self.notes.len());
+        }
+        let drawn = self.notes.iter().map(|note| match note {
+            NoteState::Empty => '.',
+            NoteState::Torn => '~',
+            NoteState::Complete => '#',
+        });
+        drawn.collect()
+    }
+}
+
+fn or_dash(set: &CpuSet) -> String {
+    if set.is_empty() {
+        "-".to_owned()
+    } else {
+        set.to_string()
+    }
+}
+
+/// What happened, in a few words.
+pub(crate) fn say(evidence: &Evidence, what: &What) -> String {
+    let stop_name = |stop: StopKind| match stop {
+        StopKind::Plain => "smp_send_stop",
+        StopKind::Crash => "crash_smp_send_stop",
+    };
+    let interrupt = |by: Interrupt| match by {
+        Interrupt::Stop(request) => format!("stop {}", line::request_word(request)),
+        Interrupt::Foreign => "foreign NMI".to_owned(),
+    };
+    match what {
+        What::Calls(stop) => format!("calls {}", stop_name(*stop)),
+        What::Climbs { others, .. } => format!("climbs; others online: {}", or_dash(others)),
+        What::Reads(mask) => format!("reads its mask: {}", or_dash(mask)),
+        What::Requests { via, to } => {
+            format!("sends stop {} to {}", line::request_word(*via), or_dash(to))
+        }
+        What::RungOut(via) => format!("rung {} has run out", line::request_word(*via)),
+        What::Returns => "returns from the stop".to_owned(),
+        What::Goes(onward) => format!("goes on: {onward:?}").to_lowercase(),
+        What::Logs { text, .. } => format!("logs \"{text}\""),
+        What::Wire(bytes) => format!("wire {}", String::from_utf8_lossy(bytes).escape_debug()),
+        What::Flushed => "the last flush is over".to_owned(),
+        What::Takes { by, regs } => match regs {
+            Some(regs) => format!(
+                "takes {} at {}",
+                interrupt(*by),
+                evidence.places.describe(regs.pc)
+            ),
+            None => format!("takes {}", interrupt(*by)),
+        },
+        What::Enters => "enters the critical section".to_owned(),
+        What::Leaves => "leaves the critical section".to_owned(),
+        What::Notes(note) => format!(
+            "note {}: pc {}",
+            note.state(),
+            evidence.places.describe(note.regs().pc)
+        ),
+        What::Clears { word, by } => {
+            let by = match by {
+                Hand::Handler => "",
+                Hand::SelfStop => " (self-stop)",
+                Hand::Hotplug => " (hotplug)",
+                Hand::Redirect => " (redirect)",
+            };
+            format!("clears itself in {word}{by}")
+        }
+        What::SelfStops => "stops itself".to_owned(),
+        What::Parks => "parks".to_owned(),
+        What::PowersOff => "powers off".to_owned(),
+        What::Unplugs => "is unplugged".to_owned(),
+        What::ComesUp => "comes online".to_owned(),
+        What::Holds { at, manner, until } => {
+            let at = at.map_or(String::new(), |at| format!(" at {at}"));
+            let until = match until {
+                Until::AfterRequest(us) => format!("request + {us} us"),
+                Until::Event => "an event".to_owned(),
+                Until::Never => "never".to_owned(),
+            };
+            format!("held{at} ({}) until {until}", line::manner_word(*manner))
+        }
+        What::Releases => "let go".to_owned(),
+        What::Runs(text) => format!("runs {text}"),
+        What::CaptureUp => "the capture kernel is up".to_owned(),
+        What::CaptureNote(note) => format!("vmcore note {}", note.state()),
+    }
+}
+
+impl fmt::Display for Trace<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let setting = &self.evidence.setting;
+        let mut columns = Columns {
+            lock: CpuSet::new(),
+            online: setting.online.clone(),
+            mask: CpuSet::new(),
+            notes: vec![NoteState::Empty; usize::from(setting.cpus)],
+        };
+        let row = |cells: [&str; 8]| {
+            let [time, cpu, event, lock, online, mask, notes, masks] = cells;
+            let mut row = String::new();
+            write!(row, "{time:>9} {cpu:>4} {event:<52} {lock:>4} {online:>7} {mask:>6} {notes:>8} {masks:>5}")
+                .expect("a String takes all");
+            row
+        };
+        let header = row([
+            "time (us)",
+            "cpu",
+            "event",
+            "lock",
+            "online",
+            "mask",
+            "notes",
+            "D/PMR",
+        ]);
+        writeln!(f, "{header}")?;
+        for (at, event) in self.evidence.events.iter().enumerate() {
+            columns.see(event);
+            let masks = event.masks.map_or("-".to_owned(), |masks| {
+                format!("{:x}/{:02x}", masks.daif, masks.pmr)
+            });
+            let cells = [
+                event.at_us.to_string(),
+                CpuId::to_string(&event.cpu),
+                say(self.evidence, &event.what),
+                or_dash(&columns.lock),
+                or_dash(&columns.online),
+                or_dash(&columns.mask),
+                columns.notes(),
+                masks,
+            ];
+            writeln!(f, "{}", row(std::array::from_fn(|at| cells[at].as_str())))?;
+            for (_, text) in self.marks.iter().filter(|(event, _)| *event == at) {
+                writeln!(f, "               ^ {text}")?;
+            }
+        }
+        Ok(())
+    }
+}
