@@ -68,6 +68,8 @@ points! {
     StopEntry = 3, "stop-entry", &[InLinux::Entry(&["crash_smp_send_stop", "smp_send_stop"])];
     /// Reading who is online, for the first rung.
     MaskRead = 4, "mask-read", &[InLinux::Entry(&["smp_send_stop"])];
+    /// Saying that it stops the others: the first mask is read, nothing is sent.
+    Announce = 16, "announce", &[InLinux::Entry(&["_printk"])];
     /// Writing the SGI of a rung that asks by interrupt.
     IrqSend = 5, "irq-send", &[InLinux::SgiWrite(2)];
     /// Polling, with an interrupt sent.

@@ -255,7 +255,7 @@ pub struct VerbPlace {
 /// Verbs that run guests.
 const ON_KVM: [&str; 1] = ["boot"];
 /// Verbs that run on every machine.
-const EVERYWHERE: [&str; 1] = ["host"];
+const EVERYWHERE: [&str; 3] = ["explore", "host", "judge"];
 
 /// Says where each verb runs, given what of KVM and of the lab this host lacks.
 pub fn places(kvm: Result<(), String>, lab: Result<(), String>) -> Vec<VerbPlace> {

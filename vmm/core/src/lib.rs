@@ -2,7 +2,10 @@
 #![forbid(unsafe_code)]
 
 pub mod arm;
+pub mod choose;
 pub mod evidence;
 pub mod host;
+pub mod model;
 pub mod oracle;
 pub mod pl011;
+pub mod scenario;

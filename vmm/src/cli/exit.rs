@@ -7,6 +7,8 @@ use std::process::ExitCode;
 pub enum Exit {
     /// It went as expected: 0.
     Expected,
+    /// It went otherwise: 1.
+    Surprise,
     /// The host or the usage is at fault: 2.
     HostOrUsage,
     /// The guest reset itself and was not to be restarted: 3.
@@ -26,6 +28,7 @@ impl Exit {
     pub(super) const TABLE: &str = "\
 Exit codes:
   0    as expected; vmm boot: the guest powered off
+  1    vmm explore, vmm judge: otherwise than expected
   2    the host or the usage is at fault
   3    vmm boot: the guest reset itself (--on-reset stop)
   4    vmm boot: the guest had not ended when its --timeout was up
@@ -36,6 +39,7 @@ Exit codes:
     pub fn code(self) -> u8 {
         match self {
             Exit::Expected => 0,
+            Exit::Surprise => 1,
             Exit::HostOrUsage => 2,
             Exit::GuestReset => 3,
             Exit::TimedOut => 4,

@@ -2,8 +2,11 @@
 
 mod boot;
 mod exit;
+mod explore;
 mod host;
+mod judge;
 mod lab;
+mod scenarios;
 mod size;
 
 use std::process::ExitCode;
@@ -41,8 +44,10 @@ struct Global {
 #[derive(Subcommand)]
 enum Verb {
     Boot(boot::Args),
+    Explore(explore::Args),
     Host(host::Args),
     Lab(lab::Args),
+    Judge(judge::Args),
 }
 
 impl Global {
@@ -62,7 +67,7 @@ impl Verb {
             Verb::Boot(args) => Some(args.needs()),
             // It tells of this machine, unless somebody asks for the lab's.
             Verb::Host(_) => (wish == Wish::Lab).then(Needs::default),
-            Verb::Lab(_) => None,
+            Verb::Explore(_) | Verb::Judge(_) | Verb::Lab(_) => None,
         }
     }
 }
@@ -86,6 +91,8 @@ pub fn main() -> ExitCode {
         Verb::Boot(args) => boot(&args),
         Verb::Host(args) => host::main(&args),
         Verb::Lab(args) => lab::main(args),
+        Verb::Explore(args) => explore::main(args),
+        Verb::Judge(args) => judge::main(args),
     };
     exit.into()
 }

@@ -85,6 +85,10 @@ pub(super) fn request_word(request: Request) -> &'static str {
     request.word()
 }
 
+pub(super) fn onward_word(onward: Onward) -> &'static str {
+    onward.word()
+}
+
 pub(super) fn request_of(word: &str) -> Option<Request> {
     Request::of(word).ok()
 }

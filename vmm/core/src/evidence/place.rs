@@ -11,6 +11,8 @@ pub enum PlaceKind {
     StopPath,
     /// `__crash_kexec()`.
     CrashKexec,
+    /// Any other code: named for people only.
+    Other,
 }
 
 impl PlaceKind {
@@ -25,6 +27,7 @@ impl PlaceKind {
             PlaceKind::Section => "section",
             PlaceKind::StopPath => "stop-path",
             PlaceKind::CrashKexec => "crash-kexec",
+            PlaceKind::Other => "other",
         }
     }
 }

@@ -105,7 +105,7 @@ pub(crate) fn say(evidence: &Evidence, what: &What) -> String {
         }
         What::RungOut(via) => format!("rung {} has run out", line::request_word(*via)),
         What::Returns => "returns from the stop".to_owned(),
-        What::Goes(onward) => format!("goes on: {onward:?}").to_lowercase(),
+        What::Goes(onward) => format!("goes on to {}", line::onward_word(*onward)),
         What::Logs { text, .. } => format!("logs \"{text}\""),
         What::Wire(bytes) => format!("wire {}", String::from_utf8_lossy(bytes).escape_debug()),
         What::Flushed => "the last flush is over".to_owned(),
@@ -119,11 +119,10 @@ pub(crate) fn say(evidence: &Evidence, what: &What) -> String {
         },
         What::Enters => "enters the critical section".to_owned(),
         What::Leaves => "leaves the critical section".to_owned(),
-        What::Notes(note) => format!(
-            "note {}: pc {}",
-            note.state(),
-            evidence.places.describe(note.regs().pc)
-        ),
+        What::Notes(note) => match note.regs().pc {
+            0 => format!("note {}", note.state()),
+            pc => format!("note {}: pc {}", note.state(), evidence.places.describe(pc)),
+        },
         What::Clears { word, by } => {
             let by = match by {
                 Hand::Handler => "",

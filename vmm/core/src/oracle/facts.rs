@@ -50,12 +50,13 @@ impl Fixed {
 pub(super) struct Facts {
     pub(super) fixed: Arc<Fixed>,
     pub(super) known: Known,
+    /// The time of the last event: for people, and not part of what is known.
+    pub(super) now: u64,
 }
 
 /// What is known of the run so far.
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Known {
-    pub(super) now: u64,
     pub(super) cpus: Vec<Cpu>,
     pub(super) callers: CpuSet,
     pub(super) climbs: Vec<Climb>,
@@ -139,6 +140,7 @@ pub(super) struct Climb {
 /// What was true when a sender read who is left.
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Reading {
+    pub(super) acked: CpuSet,
     pub(super) stopped: CpuSet,
     pub(super) present: CpuSet,
 }
@@ -189,7 +191,6 @@ impl Facts {
             ..Cpu::default()
         };
         let known = Known {
-            now: 0,
             cpus: (0..setting.cpus).map(cpu).collect(),
             callers: CpuSet::new(),
             climbs: Vec::new(),
@@ -198,7 +199,11 @@ impl Facts {
             left_for_capture: false,
             capture_up: false,
         };
-        Self { fixed, known }
+        Self {
+            fixed,
+            known,
+            now: 0,
+        }
     }
 
     /// Whether this store is the ack of its CPU: the store of its own handler to where the table says.
@@ -209,9 +214,9 @@ impl Facts {
         by == Hand::Handler && (plain || crash)
     }
 
-    /// Whether the CPU's hold, if it was held, has ended or is to end by `limit` microseconds after the first
-    /// request.
-    pub(super) fn free_within(&self, cpu: CpuId, limit: u64) -> bool {
+    /// Whether the CPU's hold, if it was held, has ended or is to end sooner than `limit` microseconds after the
+    /// first request.
+    pub(super) fn free_before(&self, cpu: CpuId, limit: u64) -> bool {
         let Some(request) = self.known.first_request else {
             return true;
         };
@@ -220,23 +225,23 @@ impl Facts {
             Some(Hold {
                 until: Until::AfterRequest(us),
                 ..
-            }) => us <= limit,
+            }) => us < limit,
             Some(_) => false,
             None => cpu
                 .released_at
-                .is_none_or(|at| at <= request.saturating_add(limit)),
+                .is_none_or(|at| at < request.saturating_add(limit)),
         }
     }
 
     pub(super) fn see(&mut self, event: &Event) {
         let grace = self.fixed.grace_us;
-        let beyond_grace = !self.free_within(event.cpu, grace);
+        let beyond_grace = !self.free_before(event.cpu, grace);
         let is_ack = match event.what {
             What::Clears { word, by } => self.is_ack(event.cpu, word, by),
             _ => false,
         };
+        self.now = event.at_us;
         let known = &mut self.known;
-        known.now = event.at_us;
         let n = event.cpu.index();
         let climb = known.climbs.iter_mut().find(|climb| climb.cpu == event.cpu);
         match &event.what {
@@ -262,6 +267,7 @@ impl Facts {
             }),
             What::Reads(_) => {
                 let reading = Reading {
+                    acked: known.with(|cpu| cpu.acked),
                     stopped: known.with(Cpu::stopped),
                     present: known.with(Cpu::present),
                 };

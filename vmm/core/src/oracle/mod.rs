@@ -108,8 +108,8 @@ struct Standing {
 
 /// The oracle in the middle of a run: it sees one event after the other.
 ///
-/// Two oracles are equal in their hash if no further event could tell them apart: that is what lets the
-/// explorer forget how it came to a state.
+/// Two oracles are alike in their hash if they have found the same rules broken and no further event could make
+/// them differ: that is what lets the explorer forget how it came to a state.
 #[derive(Clone, Debug)]
 pub struct Oracle {
     facts: Facts,
@@ -121,7 +121,7 @@ impl Hash for Oracle {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.facts.known.hash(state);
         for standing in &self.standings {
-            (standing.kept, standing.broken.is_some()).hash(state);
+            standing.broken.is_some().hash(state);
         }
     }
 }
@@ -151,25 +151,21 @@ impl Oracle {
         self.events += 1;
     }
 
-    /// The rules broken so far.
-    pub fn broken(&self) -> BTreeSet<Rule> {
-        let broken = ROWS
+    /// The rules put to the test so far.
+    pub fn exercised(&self) -> BTreeSet<Rule> {
+        let tested = |standing: &Standing| standing.kept || standing.broken.is_some();
+        let tested = ROWS
             .iter()
             .zip(&self.standings)
-            .filter(|(_, standing)| standing.broken.is_some());
-        broken.map(|(row, _)| row.rule).collect()
+            .filter(|(_, standing)| tested(standing));
+        tested.map(|(row, _)| row.rule).collect()
     }
 
     /// The verdicts of a run that ends here.
     pub fn finish(mut self, end: &End) -> Verdicts {
         if *end == End::Complete {
             for (row, standing) in ROWS.iter().zip(&mut self.standings) {
-                Self::note(
-                    standing,
-                    (row.ended)(&self.facts),
-                    self.facts.known.now,
-                    None,
-                );
+                Self::note(standing, (row.ended)(&self.facts), self.facts.now, None);
             }
         }
         let verdict = |(row, standing): (&Row, Standing)| {

@@ -329,7 +329,7 @@ fn spared(facts: &Facts, event: &Event) -> Said {
         return Said::Nothing;
     }
     let half = facts.fixed.grace_us / 2;
-    let protected = facts.free_within(event.cpu, half);
+    let protected = facts.free_before(event.cpu, half + 1);
     match event.what {
         What::Takes {
             by: Interrupt::Stop(by),
@@ -355,7 +355,7 @@ fn console_intact(facts: &Facts, event: &Event) -> Said {
     };
     let stuck = |cpu: CpuId| {
         let known = facts.known.cpu(cpu);
-        known.lost_in_section || known.in_section && !facts.free_within(cpu, facts.fixed.grace_us)
+        known.lost_in_section || known.in_section && !facts.free_before(cpu, facts.fixed.grace_us)
     };
     if facts.known.with(|_| true).iter().any(stuck) {
         return Said::Nothing;
@@ -398,12 +398,12 @@ fn ladder_order(facts: &Facts, event: &Event) -> Said {
     let acked = climb
         .reading
         .as_ref()
-        .map(|reading| reading.stopped.clone())
+        .map(|reading| reading.acked.clone())
         .unwrap_or_default();
     match to.iter().find(|cpu| acked.contains(*cpu)) {
         Some(cpu) => Said::Broken(
             cpu,
-            format!("{via} to CPUs {to}; it had stopped before the sender read its mask"),
+            format!("{via} to CPUs {to}; it had acked before the sender read its mask"),
         ),
         None => Said::Kept,
     }

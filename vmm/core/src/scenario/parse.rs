@@ -1,0 +1,550 @@
+//! TOML to scenario. Every error names the file, the line, the key, and what was meant.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use guest_abi::point::Point;
+use guest_abi::protocol::{PROTOCOLS, Protocol};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{Does, Driver, Explore, FORMAT, Hold, HoldUntil, MAX_CPUS, Passing, Scenario, Task};
+use crate::arm::{CpuId, CpuSet};
+use crate::evidence::{Manner, Onward, StopKind};
+use crate::oracle::Rule;
+
+/// Why a text is no scenario.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{file}:{line}: {key}: {message}")]
+pub struct ScenarioError {
+    /// The file.
+    pub file: String,
+    /// The line, from 1.
+    pub line: usize,
+    /// The key.
+    pub key: String,
+    /// What is wrong and what was meant.
+    pub message: String,
+}
+
+/// An error that knows its place in the text, not yet its line.
+struct Wrong {
+    at: usize,
+    key: String,
+    message: String,
+}
+
+type Read<T> = Result<T, Wrong>;
+
+/// The words of an enumeration, in the order in which an error lists them.
+pub(super) trait Words: Copy + PartialEq + 'static {
+    const WORDS: &'static [(Self, &'static str)];
+}
+
+impl Words for StopKind {
+    const WORDS: &'static [(Self, &'static str)] =
+        &[(StopKind::Plain, "plain"), (StopKind::Crash, "crash")];
+}
+
+impl Words for Onward {
+    const WORDS: &'static [(Self, &'static str)] = &[
+        (Onward::PanicEnd, "panic-end"),
+        (Onward::Kexec, "kexec"),
+        (Onward::Reset, "reset"),
+    ];
+}
+
+impl Words for Driver {
+    const WORDS: &'static [(Self, &'static str)] = &[
+        (Driver::GiveUp, "give-up"),
+        (Driver::WriteAnyway, "write-anyway"),
+        (Driver::Nbcon, "nbcon"),
+    ];
+}
+
+impl Words for Manner {
+    const WORDS: &'static [(Self, &'static str)] = &[
+        (Manner::Stall, "stall"),
+        (Manner::Spin, "spin"),
+        (Manner::Freeze, "freeze"),
+    ];
+}
+
+/// A table whose keys are taken one by one; what is left over is a mistake.
+struct Table<'a> {
+    path: String,
+    at: usize,
+    table: &'a DeTable<'a>,
+    taken: BTreeSet<&'a str>,
+}
+
+struct Value<'a> {
+    key: String,
+    at: usize,
+    value: &'a DeValue<'a>,
+}
+
+impl<'a> Value<'a> {
+    fn wrong<T>(&self, message: impl Into<String>) -> Read<T> {
+        Err(Wrong {
+            at: self.at,
+            key: self.key.clone(),
+            message: message.into(),
+        })
+    }
+
+    fn text(&self) -> Read<&'a str> {
+        match self.value {
+            DeValue::String(text) => Ok(text),
+            other => self.wrong(format!("a string is meant, not {}", other.type_str())),
+        }
+    }
+
+    fn truth(&self) -> Read<bool> {
+        match self.value {
+            DeValue::Boolean(truth) => Ok(*truth),
+            other => self.wrong(format!("true or false is meant, not {}", other.type_str())),
+        }
+    }
+
+    fn number(&self, range: std::ops::RangeInclusive<i64>) -> Read<i64> {
+        let meant = format!(
+            "a whole number from {} to {} is meant",
+            range.start(),
+            range.end()
+        );
+        let DeValue::Integer(number) = self.value else {
+            return self.wrong(format!("{meant}, not {}", self.value.type_str()));
+        };
+        match i64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) if range.contains(&number) => Ok(number),
+            _ => self.wrong(format!("{meant}, not {number}")),
+        }
+    }
+
+    fn cpu(&self, cpus: u16) -> Read<CpuId> {
+        Ok(CpuId(self.number(0..=i64::from(cpus) - 1)? as u16))
+    }
+
+    fn word<T: Words>(&self) -> Read<T> {
+        let text = self.text()?;
+        match T::WORDS.iter().find(|(_, word)| *word == text) {
+            Some((value, _)) => Ok(*value),
+            None => self.unknown(text, T::WORDS.iter().map(|(_, word)| *word)),
+        }
+    }
+
+    fn unknown<T>(&self, text: &str, known: impl Iterator<Item = &'static str>) -> Read<T> {
+        let known: Vec<&str> = known.collect();
+        match nearest(text, &known) {
+            Some(near) => self.wrong(format!("`{text}` is not known; is `{near}` meant?")),
+            None => self.wrong(format!(
+                "`{text}` is not known; one of {} is meant",
+                known.join(", ")
+            )),
+        }
+    }
+
+    fn point(&self) -> Read<Point> {
+        let text = self.text()?;
+        match Point::named(text) {
+            Some(point) => Ok(point),
+            None => self.unknown(text, Point::ALL.iter().map(|point| point.name())),
+        }
+    }
+
+    fn items(&self) -> Read<Vec<Value<'a>>> {
+        let DeValue::Array(items) = self.value else {
+            return self.wrong(format!("a list is meant, not {}", self.value.type_str()));
+        };
+        let item = |(n, item): (usize, &'a Spanned<DeValue<'a>>)| Value {
+            key: format!("{}[{n}]", self.key),
+            at: item.span().start,
+            value: item.get_ref(),
+        };
+        Ok(items.iter().enumerate().map(item).collect())
+    }
+
+    fn rules(&self) -> Read<BTreeSet<Rule>> {
+        let mut rules = BTreeSet::new();
+        for item in self.items()? {
+            let text = item.text()?;
+            let Some(rule) = Rule::named(text) else {
+                return item.unknown(text, Rule::ALL.iter().map(|rule| rule.name()));
+            };
+            if !rules.insert(rule) {
+                return item.wrong(format!("`{text}` is there twice"));
+            }
+        }
+        Ok(rules)
+    }
+
+    fn table(&self) -> Read<Table<'a>> {
+        let DeValue::Table(table) = self.value else {
+            return self.wrong(format!("a table is meant, not {}", self.value.type_str()));
+        };
+        Ok(Table {
+            path: format!("{}.", self.key),
+            at: self.at,
+            table,
+            taken: BTreeSet::new(),
+        })
+    }
+}
+
+impl<'a> Table<'a> {
+    fn get(&mut self, key: &'static str) -> Option<Value<'a>> {
+        let (key, value) = self.table.get_key_value(key)?;
+        self.taken.insert(key.get_ref());
+        let name = format!("{}{}", self.path, key.get_ref());
+        Some(Value {
+            key: name,
+            at: value.span().start,
+            value: value.get_ref(),
+        })
+    }
+
+    fn need(&mut self, key: &'static str, what: &str) -> Read<Value<'a>> {
+        let (at, name) = (self.at, format!("{}{key}", self.path));
+        self.get(key).ok_or_else(|| Wrong {
+            at,
+            key: name,
+            message: format!("is missing: {what}"),
+        })
+    }
+
+    fn list(&mut self, key: &'static str) -> Read<Vec<Value<'a>>> {
+        self.get(key).map_or(Ok(Vec::new()), |value| value.items())
+    }
+
+    fn end(self, known: &[&'static str]) -> Read<()> {
+        let Some(key) = self
+            .table
+            .keys()
+            .find(|key| !self.taken.contains(&**key.get_ref()))
+        else {
+            return Ok(());
+        };
+        let name: &str = key.get_ref();
+        let message = match nearest(name, known) {
+            Some(near) => format!("is no key here; is `{near}` meant?"),
+            None => format!("is no key here; there are {}", known.join(", ")),
+        };
+        Err(Wrong {
+            at: key.span().start,
+            key: format!("{}{name}", self.path),
+            message,
+        })
+    }
+}
+
+/// The known word that is at most two changes away.
+fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    let distances = known.iter().map(|known| (distance(word, known), *known));
+    distances
+        .filter(|(distance, _)| *distance <= 2)
+        .min()
+        .map(|(_, known)| known)
+}
+
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, a) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in b.iter().enumerate() {
+            let change = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+impl Scenario {
+    /// Reads a scenario; `file` is what errors call the text.
+    pub fn parse(file: &str, text: &str) -> Result<Self, ScenarioError> {
+        let place = |wrong: Wrong| ScenarioError {
+            file: file.to_owned(),
+            line: 1 + text.as_bytes()[..wrong.at.min(text.len())]
+                .iter()
+                .filter(|byte| **byte == b'\n')
+                .count(),
+            key: wrong.key,
+            message: wrong.message,
+        };
+        let parsed = DeTable::parse(text).map_err(|error| {
+            let at = error.span().unwrap_or(Range { start: 0, end: 0 }).start;
+            place(Wrong {
+                at,
+                key: "TOML".to_owned(),
+                message: error.message().to_owned(),
+            })
+        })?;
+        let top = Table {
+            path: String::new(),
+            at: 0,
+            table: parsed.get_ref(),
+            taken: BTreeSet::new(),
+        };
+        scenario(top).map_err(place)
+    }
+}
+
+const KEYS: &[&str] = &[
+    "format",
+    "name",
+    "why",
+    "source",
+    "cpus",
+    "offline",
+    "pseudo_nmi",
+    "sdei",
+    "can_die",
+    "late_stores",
+    "stop",
+    "after",
+    "driver",
+    "trigger",
+    "task",
+    "hold",
+    "exercises",
+    "expect",
+    "explore",
+];
+
+fn scenario(mut top: Table<'_>) -> Read<Scenario> {
+    let format = top.need("format", "the version of the format, 1")?;
+    if format.number(0..=i64::MAX)? != FORMAT {
+        return format.wrong(format!("this program reads format {FORMAT}"));
+    }
+    let name = top.need("name", "what the scenario is called")?;
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if name.text()?.is_empty() || !name.text()?.chars().all(plain) {
+        return name.wrong("lower-case letters, digits and hyphens are meant");
+    }
+    let why = top
+        .need("why", "a sentence that says why the scenario is there")?
+        .text()?;
+    let source = top
+        .need("source", "where that is said: a mail, a commit, a section")?
+        .text()?;
+    let cpus = top
+        .need("cpus", "the number of CPUs")?
+        .number(1..=i64::from(MAX_CPUS))? as u16;
+    let mut offline = CpuSet::new();
+    for cpu in top.list("offline")? {
+        offline.insert(cpu.cpu(cpus)?);
+    }
+    let truth =
+        |value: Option<Value<'_>>, default| value.map_or(Ok(default), |value| value.truth());
+    let pseudo_nmi = truth(top.get("pseudo_nmi"), true)?;
+    let sdei = truth(top.get("sdei"), false)?;
+    let can_die = truth(top.get("can_die"), true)?;
+    let late_stores = truth(top.get("late_stores"), false)?;
+    let stop = top
+        .need("stop", "the stop that a panic calls, plain or crash")?
+        .word()?;
+    let after = top.get("after");
+    let onward = after.as_ref().map_or(Ok(Onward::PanicEnd), Value::word)?;
+    if let (Some(after), StopKind::Plain, Onward::Kexec) = (&after, stop, onward) {
+        return after.wrong(
+            "only a crash stop goes on to kexec; `stop = \"crash\"` is meant, or another way on",
+        );
+    }
+    let driver = top
+        .get("driver")
+        .map_or(Ok(Driver::WriteAnyway), |value| value.word())?;
+
+    let triggers = top.list("trigger")?;
+    if triggers.is_empty() {
+        let message = "nothing makes the CPUs stop; a [[trigger]] is meant".to_owned();
+        return Err(Wrong {
+            at: top.at,
+            key: "trigger".to_owned(),
+            message,
+        });
+    }
+    let mut tasks = Vec::new();
+    let mut busy = BTreeMap::new();
+    for (value, trigger) in triggers
+        .iter()
+        .map(|v| (v, true))
+        .chain(top.list("task")?.iter().map(|v| (v, false)))
+    {
+        let task = task(value, cpus, trigger)?;
+        if let Some(other) = busy.insert(task.cpu, value.key.clone()) {
+            return value.wrong(format!("CPU {} already has {other}", task.cpu));
+        }
+        if offline.contains(task.cpu) != (task.does == Does::Online) {
+            return value.wrong(format!(
+                "CPU {} must be in `offline` to come online, and a CPU in `offline` can do nothing else",
+                task.cpu
+            ));
+        }
+        tasks.push(task);
+    }
+    let mut holds: Vec<Hold> = Vec::new();
+    for value in top.list("hold")? {
+        let hold = hold(&value, cpus)?;
+        if holds
+            .iter()
+            .any(|other| (other.cpu, other.at) == (hold.cpu, hold.at))
+        {
+            return value.wrong(format!("CPU {} is already held at {}", hold.cpu, hold.at));
+        }
+        holds.push(hold);
+    }
+    let exercises = top
+        .get("exercises")
+        .map_or(Ok(BTreeSet::new()), |value| value.rules())?;
+    let expect = top
+        .get("expect")
+        .map_or(Ok(BTreeMap::new()), |value| expect(&value))?;
+    let explore = top
+        .get("explore")
+        .map_or(Ok(Explore::default()), |value| explore(&value))?;
+    top.end(KEYS)?;
+    Ok(Scenario {
+        name: name.text()?.to_owned(),
+        why: why.to_owned(),
+        source: source.to_owned(),
+        cpus,
+        offline,
+        pseudo_nmi,
+        sdei,
+        can_die,
+        late_stores,
+        stop,
+        after: onward,
+        driver,
+        tasks,
+        holds,
+        exercises,
+        expect,
+        explore,
+    })
+}
+
+const TRIGGERS: [&str; 2] = ["panic", "restart"];
+const TASKS: [&str; 6] = ["talk", "unplug", "online", "nmi", "mask-irqs", "mask-daif"];
+
+fn task(value: &Value<'_>, cpus: u16, trigger: bool) -> Read<Task> {
+    let mut table = value.table()?;
+    let cpu = table.need("cpu", "the CPU that does it")?.cpu(cpus)?;
+    let does = table.need("does", "what the CPU does")?;
+    let known: &[&str] = if trigger { &TRIGGERS } else { &TASKS };
+    let does = match does.text()? {
+        text if !known.contains(&text) => {
+            let all: Vec<&'static str> = if trigger {
+                TRIGGERS.to_vec()
+            } else {
+                TASKS.to_vec()
+            };
+            return does.unknown(text, all.into_iter());
+        }
+        "panic" => Does::Panic,
+        "restart" => Does::Restart,
+        "talk" => {
+            let records = table
+                .get("records")
+                .map_or(Ok(1), |value| value.number(1..=9))?;
+            Does::Talk(records as u8)
+        }
+        "unplug" => Does::Unplug,
+        "online" => Does::Online,
+        "nmi" => Does::Nmi(
+            table
+                .need("to", "the CPU that the NMI goes to")?
+                .cpu(cpus)?,
+        ),
+        "mask-irqs" => Does::MaskIrqs,
+        "mask-daif" => Does::MaskDaif,
+        _ => unreachable!("the word is one of the known ones"),
+    };
+    let after = table
+        .get("after")
+        .map(|value| passing(&value, cpus))
+        .transpose()?;
+    table.end(&["cpu", "does", "records", "to", "after"])?;
+    Ok(Task { cpu, does, after })
+}
+
+fn passing(value: &Value<'_>, cpus: u16) -> Read<Passing> {
+    let mut table = value.table()?;
+    let cpu = table
+        .need("cpu", "the CPU that comes to the point")?
+        .cpu(cpus)?;
+    let at = table.need("at", "the point that it comes to")?.point()?;
+    table.end(&["cpu", "at"])?;
+    Ok(Passing { cpu, at })
+}
+
+fn hold(value: &Value<'_>, cpus: u16) -> Read<Hold> {
+    let mut table = value.table()?;
+    let cpu = table.need("cpu", "the CPU that is held")?.cpu(cpus)?;
+    let at_value = table.need("at", "the point where it is held")?;
+    let at = at_value.point()?;
+    let manner_value = table.need("manner", "how it is held: stall, spin or freeze")?;
+    let manner = manner_value.word()?;
+    if manner == Manner::Stall
+        && !matches!(
+            at,
+            Point::ConsoleLocked | Point::ConsoleMid | Point::ConsoleUnlock
+        )
+    {
+        return manner_value.wrong(format!(
+            "a CPU can be stalled only where it polls the UART (console-locked, console-mid, console-unlock), not at {at}"
+        ));
+    }
+    let until = table.need(
+        "until",
+        "when the hold ends: \"never\", { after_ms = N } or { cpu = N, at = POINT }",
+    )?;
+    let until = match until.value {
+        DeValue::String(text) if text == "never" => HoldUntil::Never,
+        DeValue::Table(inner) if inner.contains_key("after_ms") => {
+            let mut table = until.table()?;
+            let ms = table
+                .need("after_ms", "milliseconds after the first stop request")?
+                .number(0..=1_000_000)?;
+            table.end(&["after_ms"])?;
+            HoldUntil::AfterRequest(ms as u32)
+        }
+        DeValue::Table(_) => HoldUntil::Passing(passing(&until, cpus)?),
+        _ => return until.wrong("\"never\", { after_ms = N } or { cpu = N, at = POINT } is meant"),
+    };
+    table.end(&["cpu", "at", "manner", "until"])?;
+    Ok(Hold {
+        cpu,
+        at,
+        manner,
+        until,
+    })
+}
+
+fn expect(value: &Value<'_>) -> Read<BTreeMap<String, BTreeSet<Rule>>> {
+    let mut table = value.table()?;
+    let names = PROTOCOLS.map(|protocol: &Protocol| protocol.name);
+    let mut expect = BTreeMap::new();
+    for name in names {
+        if let Some(rules) = table.get(name) {
+            expect.insert(name.to_owned(), rules.rules()?);
+        }
+    }
+    table.end(&names)?;
+    Ok(expect)
+}
+
+fn explore(value: &Value<'_>) -> Read<Explore> {
+    let mut table = value.table()?;
+    let delays = table
+        .get("delays")
+        .map_or(Ok(0), |value| value.number(0..=9))? as u8;
+    let expect = table
+        .get("expect")
+        .map_or(Ok(BTreeMap::new()), |value| expect(&value))?;
+    table.end(&["delays", "expect"])?;
+    Ok(Explore { delays, expect })
+}

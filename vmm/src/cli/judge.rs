@@ -1,0 +1,200 @@
+//! `vmm judge`.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use vmm_core::evidence::{Evidence, Files, NAMES, Trace};
+use vmm_core::oracle::{ROWS, Rule, Verdict, Verdicts, judge};
+use vmm_core::scenario::Scenario;
+
+use super::Exit;
+
+/// Judge an evidence folder anew
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The folder that `--out` of another verb left
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Print the verdicts without the trace
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+pub(super) fn main(args: Args) -> Exit {
+    let evidence = match read(&args.dir) {
+        Ok(evidence) => evidence,
+        Err(error) => {
+            eprintln!("vmm: {error}");
+            return Exit::HostOrUsage;
+        }
+    };
+    let verdicts = judge(&evidence);
+    let expected = match expectation(&evidence) {
+        Ok(expected) => expected,
+        Err(error) => {
+            eprintln!("vmm: {}: {error}", args.dir.display());
+            return Exit::HostOrUsage;
+        }
+    };
+    let as_expected = verdicts.broken() == expected && verdicts.inconclusive().is_empty();
+    if args.json {
+        println!("{}", json(&evidence, &verdicts, as_expected));
+    } else {
+        print_run(&evidence, &verdicts, args.quiet);
+        println!("{}", outcome(&verdicts.broken(), &expected));
+    }
+    if as_expected {
+        Exit::Expected
+    } else {
+        Exit::Surprise
+    }
+}
+
+/// Reads a folder's own files.
+fn read(dir: &Path) -> Result<Evidence, String> {
+    let mut files = Files::new();
+    for name in NAMES {
+        let path = dir.join(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => files.insert(name.to_owned(), bytes),
+            // What is missing, the folder's reader names.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
+        };
+    }
+    Evidence::from_files(&files).map_err(|error| format!("{}: {error}", dir.display()))
+}
+
+/// Writes a folder's files.
+pub(super) fn write(dir: &Path, evidence: &Evidence) -> Result<(), String> {
+    let wrong = |path: &Path, error| format!("cannot write {}: {error}", path.display());
+    std::fs::create_dir_all(dir).map_err(|error| wrong(dir, error))?;
+    for (name, bytes) in evidence.to_files() {
+        let path = dir.join(name);
+        std::fs::write(&path, bytes).map_err(|error| wrong(&path, error))?;
+    }
+    Ok(())
+}
+
+/// What the scenario in the folder expects of this run: what it is directed to break; where the schedule leaves
+/// that path, what the run itself broke must be among what some order breaks.
+fn expectation(evidence: &Evidence) -> Result<BTreeSet<Rule>, String> {
+    let scenario =
+        Scenario::parse("scenario.toml", &evidence.scenario).map_err(|error| error.to_string())?;
+    let protocol = &evidence.setting.protocol.name;
+    let directed = evidence
+        .setting
+        .schedule
+        .as_deref()
+        .is_none_or(|schedule| schedule.ends_with(':'));
+    if directed {
+        return Ok(scenario.expected(protocol));
+    }
+    let some_order = scenario.expected_of_exploration(protocol);
+    Ok(judge(evidence)
+        .broken()
+        .intersection(&some_order)
+        .copied()
+        .collect())
+}
+
+/// The trace, and a line for each rule.
+pub(super) fn print_run(evidence: &Evidence, verdicts: &Verdicts, quiet: bool) {
+    if !quiet {
+        print!("{}", trace(evidence, verdicts));
+        println!();
+    }
+    for (rule, verdict) in &verdicts.0 {
+        let why = match verdict {
+            Verdict::Upheld => String::new(),
+            Verdict::Broken(breach) => breach.to_string(),
+            Verdict::NotExercised(missing) => (*missing).to_owned(),
+            Verdict::Inconclusive(why) => why.clone(),
+        };
+        println!(
+            "{}",
+            format!("{:<18} {:<14} {why}", rule.name(), verdict.name()).trim_end()
+        );
+    }
+}
+
+/// The trace with the broken rules under the events that broke them.
+pub(super) fn trace(evidence: &Evidence, verdicts: &Verdicts) -> String {
+    let mut trace = Trace::new(evidence);
+    for (rule, verdict) in &verdicts.0 {
+        if let Verdict::Broken(breach) = verdict
+            && let Some(event) = breach.event
+        {
+            trace.mark(
+                event,
+                format!("{rule}: CPU {}: {}", breach.cpu, breach.text),
+            );
+        }
+    }
+    trace.to_string()
+}
+
+/// The words for a set of rules.
+pub(super) fn names(rules: &BTreeSet<Rule>) -> String {
+    if rules.is_empty() {
+        return "nothing".to_owned();
+    }
+    rules
+        .iter()
+        .map(|rule| rule.name())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// How what was broken compares with what was expected.
+pub(super) fn outcome(broken: &BTreeSet<Rule>, expected: &BTreeSet<Rule>) -> String {
+    if broken == expected {
+        return format!("as expected: {} broken", names(broken));
+    }
+    let only = |a: &BTreeSet<Rule>, b: &BTreeSet<Rule>| names(&a.difference(b).copied().collect());
+    format!(
+        "surprise: {} broken, not expected: {}, expected and not broken: {}",
+        names(broken),
+        only(broken, expected),
+        only(expected, broken)
+    )
+}
+
+/// A run's verdicts as JSON.
+pub(super) fn json(
+    evidence: &Evidence,
+    verdicts: &Verdicts,
+    as_expected: bool,
+) -> serde_json::Value {
+    let rules: Vec<serde_json::Value> = verdicts
+        .0
+        .iter()
+        .map(|(rule, verdict)| {
+            let mut value = serde_json::json!({ "rule": rule.name(), "verdict": verdict.name() });
+            match verdict {
+                Verdict::Upheld => {}
+                Verdict::Broken(breach) => {
+                    value["cpu"] = breach.cpu.0.into();
+                    value["at_us"] = breach.at_us.into();
+                    value["event"] = breach.event.into();
+                    value["text"] = breach.text.clone().into();
+                }
+                Verdict::NotExercised(why) => value["text"] = (*why).into(),
+                Verdict::Inconclusive(why) => value["text"] = why.clone().into(),
+            }
+            value
+        })
+        .collect();
+    assert_eq!(rules.len(), ROWS.len());
+    serde_json::json!({
+        "format": vmm_core::evidence::FORMAT,
+        "scenario": evidence.setting.scenario,
+        "subject": evidence.setting.subject,
+        "schedule": evidence.setting.schedule,
+        "as_expected": as_expected,
+        "rules": rules,
+    })
+}

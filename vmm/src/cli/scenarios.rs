@@ -1,0 +1,110 @@
+//! The scenarios that come with the command, and those of the user.
+
+use std::path::Path;
+
+use vmm_core::scenario::Scenario;
+
+macro_rules! embedded {
+    ($($name:literal,)+) => {
+        /// The scenarios of tests/scenarios, by name.
+        const EMBEDDED: &[(&str, &str)] = &[$((
+            $name,
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/scenarios/", $name, ".toml")),
+        ),)+];
+    };
+}
+
+embedded! {
+    "any-crash-3",
+    "any-crash-4",
+    "any-give-up-3",
+    "any-kexec-3",
+    "any-nbcon-3",
+    "any-nbcon-reset-3",
+    "any-nmi-crash-3",
+    "any-nmi-plain-3",
+    "any-online-3",
+    "any-park-3",
+    "any-plain-3",
+    "any-plain-4",
+    "any-restart-3",
+    "any-restart-panic-3",
+    "any-restart-panic-plain-3",
+    "any-sdei-3",
+    "any-sdei-plain-3",
+    "any-two-panics-3",
+    "any-two-talk-3",
+    "any-unplug-3",
+    "console-locked",
+    "console-locked-forever",
+    "console-nbcon",
+    "console-nbcon-reset",
+    "console-write-anyway",
+    "daif-masked",
+    "e1-nmi-after-ack",
+    "e2-panic-in-restart",
+    "e4-nmi-at-the-door",
+    "e5-online-late",
+    "e6-not-run",
+    "idle-crash",
+    "idle-kexec",
+    "idle-plain",
+    "late-stores",
+    "no-pseudo-nmi",
+    "restart-stalled",
+    "three-panics",
+    "v1-1-empty-note",
+    "v1-2a-nested-nmi",
+    "v1-2b-note-twice",
+    "v1-3-two-senders",
+    "v1-4-two-panics",
+    "v1-5-unplug",
+    "wedged",
+}
+
+/// The scenario of this name, or of the file where the name ends in `.toml`.
+pub(super) fn find(name: &str) -> Result<Scenario, String> {
+    if name.ends_with(".toml") {
+        let text = std::fs::read_to_string(Path::new(name))
+            .map_err(|error| format!("cannot read {name}: {error}"))?;
+        return Scenario::parse(name, &text).map_err(|error| error.to_string());
+    }
+    let Some((_, text)) = EMBEDDED.iter().find(|(known, _)| *known == name) else {
+        let known: Vec<&str> = EMBEDDED.iter().map(|(name, _)| *name).collect();
+        return Err(format!(
+            "there is no scenario `{name}`; a path that ends in .toml, or one of: {}",
+            known.join(", ")
+        ));
+    };
+    Scenario::parse(&format!("tests/scenarios/{name}.toml"), text)
+        .map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_scenarios_of_the_tree_are_embedded_under_their_names() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/scenarios");
+        let entries = std::fs::read_dir(folder).expect("the scenarios are in the tree");
+        let mut names: Vec<String> = entries
+            .map(|entry| {
+                entry
+                    .expect("the folder can be read")
+                    .file_name()
+                    .to_string_lossy()
+                    .into_owned()
+            })
+            .collect();
+        names.sort();
+        let embedded: Vec<String> = EMBEDDED
+            .iter()
+            .map(|(name, _)| format!("{name}.toml"))
+            .collect();
+        assert_eq!(embedded, names);
+        for (name, _) in EMBEDDED {
+            assert_eq!(find(name).expect("it parses").name, *name);
+        }
+    }
+}
