@@ -250,7 +250,7 @@ impl Model {
                 if self.state.sem.is_none() && !self.other_panics(cpu) {
                     self.state.sem = Some(cpu as u8);
                     self.becomes(cpu, Act::Drain);
-                } else if !panicking && self.state.sem_waiter.is_none() {
+                } else if !panicking && self.state.sem_writes && self.state.sem_waiter.is_none() {
                     // console_trylock_spinning(); not once a panic is in progress, for the owner may be stopped.
                     self.state.sem_waiter = Some(cpu as u8);
                     let saved = self.state.cpus[cpu].mask;
@@ -281,6 +281,7 @@ impl Model {
         let saved = self.state.cpus[cpu].mask;
         self.mask(cpu, Mask::Irqs);
         let record = self.state.shown;
+        self.state.sem_writes |= !last;
         self.push(
             cpu,
             Act::Emit(Emitting {
@@ -340,6 +341,7 @@ impl Model {
                 self.state.shown = self.state.shown.max(emitting.record + 1);
                 self.state.cpus[cpu].mask = emitting.saved;
                 self.state.cpus[cpu].stack.pop();
+                self.state.sem_writes &= emitting.last;
                 if let Some(waiter) = self.state.sem_waiter.take_if(|_| !emitting.last) {
                     self.state.sem = Some(waiter);
                     let drain = self.state.cpus[cpu].stack.pop();

@@ -85,6 +85,8 @@ struct State {
     port: Option<u8>,
     sem: Option<u8>,
     sem_waiter: Option<u8>,
+    // console_owner: the owner of the semaphore while it writes, when a waiter may spin for it.
+    sem_writes: bool,
     records: Vec<Arc<str>>,
     shown: u8,
     nbcon: Nbcon,
@@ -286,6 +288,7 @@ impl Model {
             port: None,
             sem: None,
             sem_waiter: None,
+            sem_writes: false,
             records: Vec::new(),
             shown: 0,
             nbcon: Nbcon::default(),

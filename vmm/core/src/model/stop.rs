@@ -18,6 +18,8 @@ pub(super) struct Climbing {
     pub(super) mask: u8,
     pub(super) first_mask: u8,
     pub(super) deadline: u64,
+    /// `system_state` <= SYSTEM_RUNNING, as it read it.
+    pub(super) running: bool,
 }
 
 /// What it does next.
@@ -45,6 +47,7 @@ impl Climbing {
             mask: 0,
             first_mask: 0,
             deadline: 0,
+            running: true,
         }
     }
 }
@@ -109,6 +112,7 @@ impl Model {
                 let others = self.state.online & !bit(cpu);
                 (climbing.mask, climbing.first_mask) = (others, others);
                 let running = self.state.running;
+                climbing.running = running;
                 self.say(
                     cpu,
                     What::Climbs {
@@ -134,7 +138,7 @@ impl Model {
                 StopAt::Announce
             }
             StopAt::Announce => {
-                if table.announced.is == Announced::Always || self.state.running {
+                if table.announced.is == Announced::Always || climbing.running {
                     says = Some(Say::Stopping);
                 }
                 if shared_mask {

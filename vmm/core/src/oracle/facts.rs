@@ -64,6 +64,8 @@ pub(super) struct Known {
     pub(super) console: Console,
     pub(super) left_for_capture: bool,
     pub(super) capture_up: bool,
+    /// The machine was reset: what was not done by then is nobody's fault.
+    pub(super) reset: bool,
 }
 
 /// Where a CPU rests.
@@ -92,7 +94,7 @@ pub(super) struct Cpu {
     pub(super) note: Option<Arc<Note>>,
     pub(super) hold: Option<Hold>,
     pub(super) released_at: Option<u64>,
-    /// It was stopped inside the section although no grace could have freed it.
+    /// No grace could have freed it, and it was stopped in the section, or a ladder ended while it was there.
     pub(super) lost_in_section: bool,
 }
 
@@ -198,6 +200,7 @@ impl Facts {
             console: Console::default(),
             left_for_capture: false,
             capture_up: false,
+            reset: false,
         };
         Self {
             fixed,
@@ -236,6 +239,14 @@ impl Facts {
     pub(super) fn see(&mut self, event: &Event) {
         let grace = self.fixed.grace_us;
         let beyond_grace = !self.free_before(event.cpu, grace);
+        let left_in_section: Vec<usize> = match event.what {
+            What::Returns => (0..self.known.cpus.len())
+                .filter(|n| {
+                    self.known.cpus[*n].in_section && !self.free_before(CpuId(*n as u16), grace)
+                })
+                .collect(),
+            _ => Vec::new(),
+        };
         let is_ack = match event.what {
             What::Clears { word, by } => self.is_ack(event.cpu, word, by),
             _ => false,
@@ -299,9 +310,15 @@ impl Facts {
             What::Returns => {
                 if let Some(climb) = climb {
                     climb.returned = true;
+                    for cpu in left_in_section {
+                        known.cpus[cpu].lost_in_section = true;
+                    }
                 }
             }
-            What::Goes(onward) => known.left_for_capture |= *onward == Onward::Kexec,
+            What::Goes(onward) => {
+                known.left_for_capture |= *onward == Onward::Kexec;
+                known.reset |= *onward == Onward::Reset;
+            }
             What::Logs { text, shown, .. } => {
                 if let Some(climb) = climb {
                     climb.announced += u32::from(&**text == STOPPING);

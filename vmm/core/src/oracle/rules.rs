@@ -539,11 +539,11 @@ fn one_sender(facts: &Facts, event: &Event) -> Said {
 fn one_sender_ended(facts: &Facts) -> Said {
     let callers: Vec<CpuId> = facts.known.callers.iter().collect();
     match (callers.as_slice(), facts.known.climbs.as_slice()) {
-        ([first, _, ..], []) => Said::Broken(
+        ([first, _, ..], []) if !facts.known.reset => Said::Broken(
             *first,
             format!("CPUs {} called, and none climbed", facts.known.callers),
         ),
-        ([_, _, ..], _) => Said::Kept,
+        ([_, _, ..], [_, ..]) => Said::Kept,
         _ => Said::Nothing,
     }
 }
@@ -603,7 +603,7 @@ fn bounded(facts: &Facts, event: &Event) -> Said {
 fn bounded_ended(facts: &Facts) -> Said {
     let left = |climb: &&Climb| {
         let cpu = facts.known.cpu(climb.cpu);
-        !climb.returned && !cpu.stopped() && cpu.hold.is_none()
+        !climb.returned && !cpu.stopped() && cpu.hold.is_none() && !facts.known.reset
     };
     match facts.known.climbs.iter().find(left) {
         Some(climb) => Said::Broken(
