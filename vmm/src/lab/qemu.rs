@@ -31,7 +31,7 @@ pub(super) fn installed() -> Result<(), Error> {
 }
 
 /// How much of the machine's console is kept.
-const TAIL: usize = 4 << 10;
+const TAIL: usize = 8 << 10;
 
 /// A machine that runs. Dropping it kills it.
 pub(super) struct Qemu {
@@ -208,7 +208,7 @@ fn arguments(image: &Image, memory: u64, initrd: i32, port: i32) -> Vec<OsString
 
 /// The console's last lines, indented below the sentence that they belong to.
 fn quote(console: &[u8]) -> String {
-    const LINES: usize = 12;
+    const LINES: usize = 32;
     let text = String::from_utf8_lossy(console).replace(|c: char| c.is_control() && c != '\n', "");
     let lines: Vec<&str> = text
         .lines()
@@ -236,6 +236,6 @@ mod tests {
             quoted.starts_with("; the end of its console:\n  line 9\n"),
             "{quoted}"
         );
-        assert!(quoted.ends_with("\n  line 20"), "{quoted}");
+        assert!(quoted.ends_with("\n  line 40"), "{quoted}");
     }
 }
