@@ -110,10 +110,7 @@ fn unsafe_lives_in_its_rooms() {
 /// What each room of the crate `vmm` may import of the others. A room that is not here is one that nobody has placed.
 const VMM_ROOMS: [(&str, &[&str]); 9] = [
     ("main", &["cli"]),
-    (
-        "cli",
-        &["conductor", "kvm", "lab", "machine", "sys", "vcpu"],
-    ),
+    ("cli", &["conductor", "host", "kvm", "lab", "machine"]),
     ("conductor", &["machine", "vcpu"]),
     ("host", &["kvm"]),
     ("kvm", &["vcpu"]),
@@ -126,13 +123,13 @@ const VMM_ROOMS: [(&str, &[&str]); 9] = [
 /// The same for `vmm-core`.
 const CORE_ROOMS: [(&str, &[&str]); 8] = [
     ("arm", &[]),
-    ("choose", &[]),
+    ("choose", &["arm"]),
     ("evidence", &["arm"]),
     ("host", &[]),
-    ("model", &["arm", "choose", "evidence", "scenario"]),
+    ("model", &["arm", "choose", "evidence", "oracle", "scenario"]),
     ("oracle", &["arm", "evidence"]),
     ("pl011", &[]),
-    ("scenario", &["arm", "oracle"]),
+    ("scenario", &["arm", "evidence", "oracle"]),
 ];
 
 fn imports_keep_to(crate_folder: &str, rooms: &[(&str, &[&str])]) {
@@ -218,9 +215,15 @@ fn one_room_prints_and_exits() {
     }
 }
 
+/// What sleeps for another reason than to wait: it spaces out what it sends.
+const PACED: [&str; 1] = ["vmm/src/lab/agent/verb.rs"];
+
 #[test]
 fn nobody_sleeps_to_wait_for_a_state() {
     for (path, text) in sources() {
+        if PACED.contains(&path.as_str()) {
+            continue;
+        }
         assert!(
             !code(&text).contains("thread::sleep"),
             "{path}: wait for the state itself, with a deadline"

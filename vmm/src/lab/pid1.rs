@@ -56,7 +56,7 @@ pub fn main(memory: u64) -> Result<(), Error> {
         return serve(memory);
     }
     if let Err(error) = init(memory) {
-        eprintln!("vmm: {error}");
+        tracing::error!("{error}");
     }
     // With -no-reboot, or by itself: either ends QEMU.
     reboot(RebootCommand::PowerOff).map_err(|error| Error::Run(error.into()))
