@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn the_console_is_quoted_from_its_end_without_control_characters() {
         assert_eq!(quote(b"\n\n"), "");
-        let console: String = (1..=20)
+        let console: String = (1..=40)
             .map(|line| format!("line \x1b{line}\r\n"))
             .collect();
         let quoted = quote(console.as_bytes());

@@ -47,7 +47,8 @@ impl Group {
         }
     }
 
-    /// Waits until none is left. The kernel tells a change of `cgroup.events` as an urgent condition (Documentation/admin-guide/cgroup-v2.rst,
+    /// Waits until none is left. The kernel tells a change of `cgroup.events` as an urgent condition
+    /// (Documentation/admin-guide/cgroup-v2.rst,
     /// "[Un]populated Notification").
     pub(super) fn wait_empty(&self) -> io::Result<()> {
         let Some(folder) = &self.folder else {
