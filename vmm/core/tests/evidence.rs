@@ -120,6 +120,7 @@ fn places() -> impl Strategy<Value = Places> {
         PlaceKind::Section,
         PlaceKind::StopPath,
         PlaceKind::CrashKexec,
+        PlaceKind::Other,
     ]);
     let place = (0..u64::MAX / 2, 1u64..0x1000, kind, "[a-z_]{1,12}").prop_map(
         |(start, len, kind, name)| Place {

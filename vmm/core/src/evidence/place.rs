@@ -16,10 +16,11 @@ pub enum PlaceKind {
 }
 
 impl PlaceKind {
-    const ALL: [PlaceKind; 3] = [
+    const ALL: [PlaceKind; 4] = [
         PlaceKind::Section,
         PlaceKind::StopPath,
         PlaceKind::CrashKexec,
+        PlaceKind::Other,
     ];
 
     fn name(self) -> &'static str {

@@ -146,23 +146,26 @@ impl Model {
             Request::Irq => c.mask == Mask::Open,
             Request::Sdei => false,
         };
-        let sgis = [(SGI2, 2), (SGI3, 3)]
-            .into_iter()
-            .filter(|(bit, _)| c.pending & bit != 0);
-        let mut stops = sgis
-            .map(|(bit, sgi)| (bit, self.arrives_as(sgi)))
-            .filter(|(_, request)| passes(*request));
+        // The higher priority first, and the lower INTID among equals (GICv3, IHI 0069, 4.8): a pending NMI
+        // overtakes a pending interrupt.
         let foreign = if self.fixed.scenario.pseudo_nmi {
             Request::Nmi
         } else {
             Request::Irq
         };
-        let stop = stops
-            .next()
-            .map(|(bit, request)| (bit, Interrupt::Stop(request)));
-        stop.or(
-            (c.pending & FOREIGN != 0 && passes(foreign)).then_some((FOREIGN, Interrupt::Foreign))
-        )
+        let pending = [(SGI2, 2), (SGI3, 3)]
+            .into_iter()
+            .filter(|(bit, _)| c.pending & bit != 0)
+            .map(|(bit, sgi)| {
+                let request = self.arrives_as(sgi);
+                (bit, request, Interrupt::Stop(request))
+            });
+        let foreign = (c.pending & FOREIGN != 0).then_some((FOREIGN, foreign, Interrupt::Foreign));
+        let taken = pending
+            .chain(foreign)
+            .filter(|(_, request, _)| passes(*request));
+        let first = taken.min_by_key(|(_, request, _)| *request != Request::Nmi);
+        first.map(|(bit, _, interrupt)| (bit, interrupt))
     }
 
     /// Whether a CPU can take a step.
