@@ -126,7 +126,10 @@ const CORE_ROOMS: [(&str, &[&str]); 8] = [
     ("choose", &["arm"]),
     ("evidence", &["arm"]),
     ("host", &[]),
-    ("model", &["arm", "choose", "evidence", "oracle", "scenario"]),
+    (
+        "model",
+        &["arm", "choose", "evidence", "oracle", "scenario"],
+    ),
     ("oracle", &["arm", "evidence"]),
     ("pl011", &[]),
     ("scenario", &["arm", "evidence", "oracle"]),
