@@ -1,11 +1,13 @@
 //! The verbs. This room alone prints and exits.
 
 mod boot;
+mod completions;
 mod exit;
 mod explore;
 mod host;
 mod judge;
 mod lab;
+mod man;
 mod scenarios;
 mod size;
 
@@ -48,6 +50,9 @@ enum Verb {
     Host(host::Args),
     Lab(lab::Args),
     Judge(judge::Args),
+    Completions(completions::Args),
+    #[command(hide = true)]
+    Man(man::Args),
 }
 
 impl Global {
@@ -68,6 +73,7 @@ impl Verb {
             // It tells of this machine, unless somebody asks for the lab's.
             Verb::Host(_) => (wish == Wish::Lab).then(Needs::default),
             Verb::Explore(_) | Verb::Judge(_) | Verb::Lab(_) => None,
+            Verb::Completions(_) | Verb::Man(_) => None,
         }
     }
 }
@@ -93,6 +99,8 @@ pub fn main() -> ExitCode {
         Verb::Lab(args) => lab::main(args),
         Verb::Explore(args) => explore::main(args),
         Verb::Judge(args) => judge::main(args),
+        Verb::Completions(args) => completions::main(&args),
+        Verb::Man(args) => man::main(&args),
     };
     exit.into()
 }
