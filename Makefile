@@ -31,10 +31,11 @@ GOALS := $(or $(MAKECMDGOALS),$(.DEFAULT_GOAL))
 LAB := $(if $(and $(filter aarch64,$(shell uname -m)),$(wildcard /dev/kvm)),,lab)
 # `make demo` and then `make test` are one set-up, so that they are one command to type where make may not install.
 PURPOSES := build $(if $(filter lab,$(GOALS)),lab) $(if $(filter images,$(GOALS)),guests) \
+            $(if $(filter install,$(GOALS)),$(LAB)) \
             $(if $(filter demo test soak,$(GOALS)),$(LAB) guests test) $(if $(filter lint,$(GOALS)),lint)
 
 TC := target/toolchain.mk
-ifneq ($(filter-out help clean,$(GOALS)),)
+ifneq ($(filter-out help clean uninstall $(if $(SUDO_UID),install),$(GOALS)),)
 ifeq ($(findstring n,$(firstword -$(MAKEFLAGS))),)
 $(TC): FORCE
 	@tools/setup.sh $(GUEST_TARGET) $(TOOLCHAIN) $(sort $(PURPOSES))
@@ -65,6 +66,8 @@ guest_cargo = @echo 'cargo $(1)' && $(GUEST_ENV) cargo $(1)
 HOST_VMM  := target/release/vmm
 ARM64_VMM := target/$(TC_VMM_TARGET)/release/vmm
 INIT      := target/$(TC_VMM_TARGET)/release/init
+PREFIX    ?= /usr/local
+COMPLETIONS := $(addprefix target/completions/,bash fish zsh)
 PAYLOAD   := target/guest/$(GUEST_TARGET)/release/guest
 
 # ---- What can be made ----
@@ -78,6 +81,7 @@ help: ## this text
 	@echo 'Variables:'
 	@echo '  HOLDPOINT_CACHE=FOLDER             where fetched packages and tools lie (now $(HOLDPOINT_CACHE));'
 	@echo '                                     remove the folder to fetch the newest ones again'
+	@echo '  PREFIX=FOLDER                      where make install puts things (now $(PREFIX)); DESTDIR=FOLDER goes before it'
 	@echo '  TOOLCHAIN=auto|path|debian         which Rust toolchain: the one in PATH if it has the targets, or Debian'"'"'s'
 
 .PHONY: all
@@ -116,6 +120,18 @@ test: $(HOST_VMM) $(PAYLOAD) images $(LAB) ## all tests: units on this machine, 
 soak: $(HOST_VMM) $(PAYLOAD) images $(LAB) ## the tests that take long
 	$(call cargo,test --locked -p e2e --tests -- --ignored)
 
+.PHONY: man
+man: target/man/vmm.1 ## the manual pages: target/man
+
+# Under sudo nothing is built: root has another cache, and would leave files of its own here.
+.PHONY: install
+install: $(if $(SUDO_UID),,$(HOST_VMM) man $(COMPLETIONS) $(LAB)) ## put vmm, its lab, its pages and completions below PREFIX
+	tools/install.sh put $(DESTDIR)$(PREFIX)
+
+.PHONY: uninstall
+uninstall: ## take them away again
+	tools/install.sh remove $(DESTDIR)$(PREFIX)
+
 .PHONY: lint
 lint: ## format, clippy on every target, licences
 	$(call cargo,fmt --all --check)
@@ -143,6 +159,15 @@ $(ARM64_VMM) $(INIT): FORCE
 
 $(PAYLOAD): FORCE
 	$(call guest_cargo,build --locked --release -p guest $(GUEST_FLAGS))
+
+# cargo touches what it has built again, so a page is never older than its text.
+target/man/vmm.1: $(HOST_VMM)
+	rm -rf $(@D)
+	$(HOST_VMM) man $(@D)
+
+$(COMPLETIONS): $(HOST_VMM)
+	@mkdir -p $(@D)
+	$(HOST_VMM) completions $(@F) > $@
 
 # What the cache holds, where tests and people find it: links, remade when the cache has moved.
 target/guests: FORCE

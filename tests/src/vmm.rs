@@ -103,7 +103,16 @@ impl Vmm {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
-        let mut command = Command::new(root().join("target/release/vmm"));
+        Self::at(&root().join("target/release/vmm"), arguments)
+    }
+
+    /// The same of a `vmm` that lies elsewhere.
+    pub fn at<I, S>(program: &Path, arguments: I) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        let mut command = Command::new(program);
         let mut line = "vmm".to_owned();
         for argument in arguments {
             let argument = argument.as_ref();
