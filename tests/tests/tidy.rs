@@ -121,9 +121,10 @@ const VMM_ROOMS: [(&str, &[&str]); 9] = [
 ];
 
 /// The same for `vmm-core`.
-const CORE_ROOMS: [(&str, &[&str]); 8] = [
+const CORE_ROOMS: [(&str, &[&str]); 9] = [
     ("arm", &[]),
     ("choose", &["arm"]),
+    ("console", &["pl011"]),
     ("evidence", &["arm"]),
     ("host", &[]),
     (

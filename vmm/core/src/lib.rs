@@ -3,6 +3,7 @@
 
 pub mod arm;
 pub mod choose;
+pub mod console;
 pub mod evidence;
 pub mod host;
 pub mod model;
