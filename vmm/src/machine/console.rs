@@ -8,6 +8,8 @@ use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
+use vmm_core::console::marks::Unmark;
+use vmm_core::pl011::Symbol;
 
 use super::uart::{Outgoing, Uart};
 
@@ -17,7 +19,16 @@ pub struct Console {
     /// What the guest says goes here.
     pub output: File,
     /// What the guest hears comes from here, if from anywhere.
-    pub input: Option<File>,
+    pub input: Option<Input>,
+}
+
+/// What a guest hears.
+#[derive(Debug)]
+pub struct Input {
+    /// Where it comes from.
+    pub file: File,
+    /// Whether breaks are marked in it ([`vmm_core::console::marks`]).
+    pub marked: bool,
 }
 
 /// Called when the output takes no more.
@@ -168,18 +179,29 @@ fn write_out(uart: &Uart, exits: &Exits, output: &mut File) -> io::Result<()> {
     Ok(())
 }
 
-fn read_in(uart: &Uart, exits: &Exits, input: &mut File) -> io::Result<()> {
+/// The end of the input is not the end of the run: there is nothing more to hear, that is all.
+fn read_in(uart: &Uart, exits: &Exits, input: &mut Input) -> io::Result<()> {
     let mut buffer = [0; 64];
+    let mut marks = Unmark::default();
     loop {
-        let room = uart.room().min(buffer.len());
-        if room == 0 || !ready(input, PollFlags::IN, Some(&exits.reader), None)? {
+        // No more is taken out of the file than the guest takes now: what is left when the guest resets itself is for its next life.
+        if !ready(&input.file, PollFlags::IN, Some(&exits.reader), None)? {
             return Ok(());
         }
-        match input.read(&mut buffer[..room]) {
+        let room = uart.room().min(buffer.len());
+        if room == 0 {
+            return Ok(());
+        }
+        match input.file.read(&mut buffer[..room]) {
             Ok(0) => return Ok(()),
             Ok(read) => {
-                let more = ready(input, PollFlags::IN, None, Some(&NOW))?;
-                uart.receive(&buffer[..read], !more);
+                let more = ready(&input.file, PollFlags::IN, None, Some(&NOW))?;
+                let bytes = buffer[..read].iter().copied();
+                if input.marked {
+                    uart.receive(bytes.filter_map(|byte| marks.next(byte)), !more);
+                } else {
+                    uart.receive(bytes.map(Symbol::Byte), !more);
+                }
             }
             Err(error)
                 if matches!(

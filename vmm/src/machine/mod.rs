@@ -9,6 +9,7 @@ mod console;
 mod fdt;
 pub mod kernel;
 pub mod layout;
+mod listening;
 mod map;
 mod uart;
 
@@ -19,7 +20,7 @@ use sha2::{Digest, Sha256};
 #[cfg(target_arch = "aarch64")]
 pub use build::Machine;
 pub use bus::Bus;
-pub use console::{Console, OnLost, Outlet};
+pub use console::{Console, Input, OnLost, Outlet};
 pub use kernel::Format;
 pub use layout::{Blob, Guest};
 pub use uart::Uart;

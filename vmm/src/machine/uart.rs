@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-use vmm_core::pl011::spec::FIFO_DEPTH;
+use vmm_core::pl011::spec::{FIFO_DEPTH, Register};
 use vmm_core::pl011::{Effects, Pl011, Symbol};
 
 use super::Error;
 use super::console::{Console, OnLost, Outlet};
+use super::listening::Listening;
 use crate::vcpu::Width;
 
 /// What sets the level of the PL011's interrupt.
@@ -25,6 +26,7 @@ pub struct Uart {
 
 struct Wired {
     device: Pl011,
+    listening: Listening,
     line: Line,
     level: bool,
     outbox: VecDeque<u8>,
@@ -34,6 +36,15 @@ struct Wired {
 }
 
 impl Wired {
+    /// How many symbols the guest takes, and does not lose.
+    fn room(&self) -> usize {
+        if self.listening.is(&self.device) {
+            self.device.room()
+        } else {
+            0
+        }
+    }
+
     /// Carries out what an access or an event brought about; its last line alone sets the wire.
     fn settle(&mut self, effects: &Effects) {
         if !self.deaf {
@@ -66,6 +77,7 @@ impl Uart {
     pub(crate) fn new(line: Line) -> Self {
         let wired = Wired {
             device: Pl011::new(),
+            listening: Listening::default(),
             line,
             level: false,
             outbox: VecDeque::new(),
@@ -93,20 +105,24 @@ impl Uart {
 
     pub(crate) fn read(&self, offset: u16, width: Width) -> u64 {
         let mut wired = self.lock();
+        let (before, room) = (wired.device.flags(), wired.room());
         let read = wired.device.read(offset, width.bytes() as u8);
-        self.after(&mut wired, &read.effects);
+        wired.listening.read(Register::at(offset), before);
+        self.after(&mut wired, &read.effects, room);
         read.value
     }
 
     pub(crate) fn write(&self, offset: u16, width: Width, value: u64) {
         let mut wired = self.lock();
+        let room = wired.room();
         let effects = wired.device.write(offset, width.bytes() as u8, value);
-        self.after(&mut wired, &effects);
+        wired.listening.write(Register::at(offset));
+        self.after(&mut wired, &effects, room);
     }
 
-    fn after(&self, wired: &mut Wired, effects: &Effects) {
+    fn after(&self, wired: &mut Wired, effects: &Effects, room_before: usize) {
         wired.settle(effects);
-        if effects.room || !effects.sent().is_empty() {
+        if room_before == 0 && wired.room() > 0 || !effects.sent().is_empty() {
             self.changed.notify_all();
         }
     }
@@ -133,32 +149,35 @@ impl Uart {
         }
     }
 
-    /// Waits until the guest can receive something, and says how much; zero when there will be no more.
+    /// Waits until the guest listens and can receive something, and says how much; zero when there will be no more.
     pub(crate) fn room(&self) -> usize {
-        let mut wired = self.lock();
-        while wired.device.room() == 0 && !wired.closing {
-            wired = self
-                .changed
-                .wait(wired)
-                .expect("nobody panics while holding the PL011");
-        }
-        if wired.closing {
-            0
-        } else {
-            wired.device.room()
+        let wired = self.wait_for_room();
+        if wired.closing { 0 } else { wired.room() }
+    }
+
+    /// The guest receives symbols, as many at a time as there is [`room`](Uart::room); waits for that. `idle` says that no more follow
+    /// for now.
+    pub(crate) fn receive(&self, symbols: impl IntoIterator<Item = Symbol>, idle: bool) {
+        let mut symbols = symbols.into_iter().peekable();
+        while symbols.peek().is_some() {
+            let mut wired = self.wait_for_room();
+            if wired.closing {
+                return;
+            }
+            for symbol in symbols.by_ref().take(wired.room()) {
+                wired.device.receive(symbol);
+            }
+            if idle && symbols.peek().is_none() {
+                wired.device.idle();
+            }
+            wired.settle(&Effects::default());
         }
     }
 
-    /// The guest receives bytes, no more than there is [`room`](Uart::room); `idle` says that no more follow for now.
-    pub(crate) fn receive(&self, bytes: &[u8], idle: bool) {
-        let mut wired = self.lock();
-        for &byte in bytes {
-            wired.device.receive(Symbol::Byte(byte));
-        }
-        if idle {
-            wired.device.idle();
-        }
-        wired.settle(&Effects::default());
+    fn wait_for_room(&self) -> MutexGuard<'_, Wired> {
+        self.changed
+            .wait_while(self.lock(), |wired| wired.room() == 0 && !wired.closing)
+            .expect("nobody panics while holding the PL011")
     }
 
     /// The console takes no more: what the guest sends from now on is dropped.
@@ -182,6 +201,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::{Arc, Mutex};
 
+    use vmm_core::pl011::Symbol;
     use vmm_core::pl011::spec::{Flag, Interrupt, Register};
 
     use super::{OUTBOX, Outgoing, Uart};
@@ -191,17 +211,25 @@ mod tests {
         register.offset()
     }
 
-    #[test]
-    fn the_line_changes_only_when_its_level_does() {
-        let levels = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&levels);
-        let uart = Uart::new(Box::new(move |up| seen.lock().unwrap().push(up)));
+    fn unmask(uart: &Uart) {
         uart.write(
             offset(Register::Imsc),
             Width::Word,
             Interrupt::RX.bits().into(),
         );
-        uart.receive(b"ab", true);
+    }
+
+    fn bytes(text: &[u8]) -> impl Iterator<Item = Symbol> {
+        text.iter().copied().map(Symbol::Byte)
+    }
+
+    #[test]
+    fn the_line_changes_only_when_its_level_does() {
+        let levels = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&levels);
+        let uart = Uart::new(Box::new(move |up| seen.lock().unwrap().push(up)));
+        unmask(&uart);
+        uart.receive(bytes(b"a"), true);
         uart.read(offset(Register::Dr), Width::Word);
         uart.read(offset(Register::Dr), Width::Word);
         assert_eq!(*levels.lock().unwrap(), [true, false]);
@@ -250,8 +278,9 @@ mod tests {
     #[test]
     fn a_reader_that_waits_for_room_wakes_when_the_guest_reads() {
         let uart = Arc::new(Uart::new(Box::new(|_| {})));
+        unmask(&uart);
         assert_eq!(uart.room(), 1, "after reset the FIFO is off");
-        uart.receive(b"a", true);
+        uart.receive(bytes(b"a"), true);
         let got = Arc::new(AtomicUsize::new(0));
         let waiting = {
             let (uart, got) = (Arc::clone(&uart), Arc::clone(&got));
@@ -263,5 +292,38 @@ mod tests {
         );
         waiting.join().unwrap();
         assert_eq!(got.load(Ordering::SeqCst), 1);
+    }
+    #[test]
+    fn symbols_wait_until_the_guest_listens_and_come_in_order() {
+        let uart = Arc::new(Uart::new(Box::new(|_| {})));
+        let sending = {
+            let uart = Arc::clone(&uart);
+            std::thread::spawn(move || uart.receive(bytes(b"abc"), true))
+        };
+        let status = |uart: &Uart| uart.read(offset(Register::Fr), Width::Word) as u16;
+        assert!(
+            Flag::from_bits_truncate(status(&uart)).contains(Flag::RXFE),
+            "nobody listens: nothing can be drained"
+        );
+        unmask(&uart);
+        let mut got = Vec::new();
+        while got.len() < 3 {
+            if !Flag::from_bits_truncate(status(&uart)).contains(Flag::RXFE) {
+                got.push(uart.read(offset(Register::Dr), Width::Word) as u8);
+            }
+        }
+        assert_eq!(got, b"abc");
+        sending.join().unwrap();
+    }
+
+    #[test]
+    fn symbols_that_wait_when_it_is_over_are_let_go() {
+        let uart = Arc::new(Uart::new(Box::new(|_| {})));
+        let sending = {
+            let uart = Arc::clone(&uart);
+            std::thread::spawn(move || uart.receive(bytes(b"abc"), true))
+        };
+        uart.close();
+        sending.join().unwrap();
     }
 }

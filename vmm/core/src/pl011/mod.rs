@@ -211,6 +211,16 @@ impl Pl011 {
         }
     }
 
+    /// `UARTCR`, as the guest would read it.
+    pub fn control(&self) -> Control {
+        self.cr
+    }
+
+    /// `UARTIMSC`, as the guest would read it: the interrupts that reach the line.
+    pub fn unmasked(&self) -> Interrupt {
+        self.imsc
+    }
+
     /// How many characters the receiver takes now. A host that sends no more than this loses nothing.
     ///
     /// It is zero while the guest has disabled the receiver or connected it to the transmitter. A guest that uses
@@ -460,7 +470,8 @@ impl Pl011 {
         self.ris & self.imsc
     }
 
-    fn flags(&self) -> Flag {
+    /// `UARTFR`, as the guest would read it.
+    pub fn flags(&self) -> Flag {
         let mut flags = self.modem();
         flags.set(Flag::BUSY, !self.waiting.is_empty());
         flags.set(Flag::TXFE, self.waiting.is_empty());

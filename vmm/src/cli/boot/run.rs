@@ -11,7 +11,7 @@ use super::{Args, OnReset, Where};
 use crate::cli::Exit;
 use crate::conductor::{self, Conductor, End, Quiesced, Reason};
 use crate::kvm::KvmVcpu;
-use crate::machine::{self, Blob, Console, Guest, Machine};
+use crate::machine::{self, Blob, Console, Guest, Input, Machine};
 
 /// Why a guest could not be booted.
 #[derive(Debug, thiserror::Error)]
@@ -152,9 +152,14 @@ fn output(console: &Where) -> Result<File, Error> {
     }
 }
 
-fn input(console: &Where) -> Result<Option<File>, Error> {
+fn input(console: &Where) -> Result<Option<Input>, Error> {
     match console {
-        Where::Stdio => duplicate(&io::stdin()).map(Some),
+        Where::Stdio => duplicate(&io::stdin()).map(|file| {
+            Some(Input {
+                file,
+                marked: false,
+            })
+        }),
         Where::File(_) => Ok(None),
     }
 }
