@@ -259,7 +259,7 @@ fn every_crate_says_which_compiler_it_needs() {
 fn a_file_can_be_read_in_one_sitting() {
     for (path, text) in sources() {
         let lines = text.lines().count();
-        assert!(lines <= 800, "{path}: {lines} lines");
+        assert!(lines <= 900, "{path}: {lines} lines");
     }
 }
 

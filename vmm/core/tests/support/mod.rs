@@ -12,7 +12,7 @@ fn root() -> PathBuf {
 
 /// The scenario of tests/scenarios with this name.
 #[allow(dead_code)] // Not every test asks for one by name.
-pub fn scenario(name: &str) -> Scenario {
+pub(crate) fn scenario(name: &str) -> Scenario {
     let path = root().join("tests/scenarios").join(format!("{name}.toml"));
     let text = std::fs::read_to_string(&path)
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -21,7 +21,7 @@ pub fn scenario(name: &str) -> Scenario {
 
 /// All scenarios of tests/scenarios that the model can run.
 #[allow(dead_code)] // Not every test asks for all.
-pub fn scenarios() -> Vec<Scenario> {
+pub(crate) fn scenarios() -> Vec<Scenario> {
     let folder =
         std::fs::read_dir(root().join("tests/scenarios")).expect("the scenarios are in the tree");
     let mut names: Vec<String> = folder
@@ -43,7 +43,7 @@ pub fn scenarios() -> Vec<Scenario> {
 
 /// Compares a table with the file that keeps it; with HOLDPOINT_UPDATE=1 writes it instead.
 #[allow(dead_code)] // Not every test keeps one.
-pub fn kept(file: &str, now: &str) {
+pub(crate) fn kept(file: &str, now: &str) {
     let path = root().join(file);
     if std::env::var_os("HOLDPOINT_UPDATE").is_some() {
         std::fs::write(&path, now).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -61,7 +61,7 @@ pub fn kept(file: &str, now: &str) {
 
 /// The names of rules.
 #[allow(dead_code)] // For messages.
-pub fn names(rules: &BTreeSet<Rule>) -> String {
+pub(crate) fn names(rules: &BTreeSet<Rule>) -> String {
     rules
         .iter()
         .map(|rule| rule.name())
