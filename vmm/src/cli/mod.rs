@@ -31,6 +31,7 @@ struct Cli {
 
 /// What means the same for every verb.
 #[derive(clap::Args)]
+#[command(next_help_heading = "For every verb")]
 struct Global {
     /// Run in the lab even where this host has arm64 KVM
     #[arg(long, global = true, conflicts_with = "no_lab")]
