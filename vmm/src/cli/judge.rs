@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use vmm_core::evidence::{Evidence, Files, NAMES, Trace};
-use vmm_core::oracle::{ROWS, Rule, Verdict, Verdicts, judge};
+use vmm_core::evidence::{Evidence, Files, NAMES};
+use vmm_core::oracle::{ROWS, Rule, Verdict, Verdicts, judge, trace};
 use vmm_core::scenario::Scenario;
 
 use super::Exit;
@@ -119,22 +119,6 @@ pub(super) fn print_run(evidence: &Evidence, verdicts: &Verdicts, quiet: bool) {
             format!("{:<18} {:<14} {why}", rule.name(), verdict.name()).trim_end()
         );
     }
-}
-
-/// The trace with the broken rules under the events that broke them.
-pub(super) fn trace(evidence: &Evidence, verdicts: &Verdicts) -> String {
-    let mut trace = Trace::new(evidence);
-    for (rule, verdict) in &verdicts.0 {
-        if let Verdict::Broken(breach) = verdict
-            && let Some(event) = breach.event
-        {
-            trace.mark(
-                event,
-                format!("{rule}: CPU {}: {}", breach.cpu, breach.text),
-            );
-        }
-    }
-    trace.to_string()
 }
 
 /// The words for a set of rules.

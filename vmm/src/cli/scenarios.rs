@@ -52,6 +52,7 @@ embedded! {
     "late-stores",
     "no-pseudo-nmi",
     "restart-stalled",
+    "retry-for-nobody",
     "three-panics",
     "v1-1-empty-note",
     "v1-2a-nested-nmi",

@@ -164,9 +164,15 @@ impl Evidence {
         put("notes.bin", bytes.notes);
         put("regs.bin", bytes.regs);
         put("wire.bin", bytes.wire);
-        let sums = sums(&files);
-        files.insert("SHA256SUMS".to_owned(), sums.into_bytes());
+        Self::seal(&mut files);
         files
+    }
+
+    /// Writes the sums of a folder's files. It is for who makes folders: a folder that was edited and sealed
+    /// again is another folder.
+    pub fn seal(files: &mut Files) {
+        let sums = sums(files);
+        files.insert("SHA256SUMS".to_owned(), sums.into_bytes());
     }
 
     fn header(&self) -> String {

@@ -18,7 +18,7 @@ use rules::Said;
 pub use rules::{ROWS, Row, Rule};
 
 use crate::arm::CpuId;
-use crate::evidence::{End, Event, Evidence, Places, Setting};
+use crate::evidence::{End, Event, Evidence, Places, Setting, Trace};
 
 /// How a rule was broken.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -212,4 +212,20 @@ pub fn judge(evidence: &Evidence) -> Verdicts {
         oracle.see(event);
     }
     oracle.finish(&evidence.end)
+}
+
+/// The trace of a run, with the broken rules under the events that broke them.
+pub fn trace(evidence: &Evidence, verdicts: &Verdicts) -> String {
+    let mut trace = Trace::new(evidence);
+    for (rule, verdict) in &verdicts.0 {
+        if let Verdict::Broken(breach) = verdict
+            && let Some(event) = breach.event
+        {
+            trace.mark(
+                event,
+                format!("{rule}: CPU {}: {}", breach.cpu, breach.text),
+            );
+        }
+    }
+    trace.to_string()
 }
