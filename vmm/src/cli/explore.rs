@@ -15,6 +15,7 @@ use vmm_core::oracle::{Rule, Verdicts, judge};
 use vmm_core::scenario::Scenario;
 
 use super::judge::{json, names, outcome, print_run, write};
+use super::stdout::print;
 use super::{Exit, scenarios};
 
 /// Try the orders in which a stop can happen, and judge each
@@ -122,10 +123,10 @@ fn explore(args: &Args) -> Result<Exit, String> {
         )?;
     }
     if args.json {
-        println!(
-            "{}",
+        print(&format!(
+            "{}\n",
             serde_json::json!({ "format": 1, "scenario": scenario.name, "protocols": results })
-        );
+        ));
     }
     Ok(if all_expected {
         Exit::Expected
@@ -330,12 +331,15 @@ fn report(
     for (rule, taken) in shown {
         let (evidence, verdicts, schedule) = shrunk(scenario, protocol, *rule, taken)?;
         if !args.quiet && !args.json {
-            println!(
-                "{rule} is broken by {} under {}:",
+            print(&format!(
+                "{rule} is broken by {} under {}:\n",
                 scenario.name, protocol.name
-            );
+            ));
             print_run(&evidence, &verdicts, false);
-            println!("repeat: {}\n", command(args, protocol, &schedule));
+            print(&format!(
+                "repeat: {}\n\n",
+                command(args, protocol, &schedule)
+            ));
         }
         if let Some(dir) = &args.out
             && schedules.is_empty()
@@ -373,7 +377,7 @@ fn report(
     if !result.complete {
         line += "; inconclusive: given up before the end";
     }
-    println!("{line} ({})", result.counts);
+    print(&format!("{line} ({})\n", result.counts));
     Ok(expected)
 }
 
@@ -431,10 +435,10 @@ fn replay(
         .is_subset(&scenario.expected_of_exploration(protocol.name))
         || verdicts.broken() == scenario.expected(protocol.name);
     if args.json {
-        println!("{}", json(&evidence, &verdicts, expected));
+        print(&format!("{}\n", json(&evidence, &verdicts, expected)));
     } else {
         print_run(&evidence, &verdicts, args.quiet);
-        println!("repeat: {}", command(args, protocol, &schedule));
+        print(&format!("repeat: {}\n", command(args, protocol, &schedule)));
     }
     Ok(if expected {
         Exit::Expected

@@ -8,6 +8,7 @@ use vmm_core::oracle::{ROWS, Rule, Verdict, Verdicts, judge, trace};
 use vmm_core::scenario::Scenario;
 
 use super::Exit;
+use super::stdout::print;
 
 /// Judge an evidence folder anew
 #[derive(clap::Args)]
@@ -41,10 +42,10 @@ pub(super) fn main(args: Args) -> Exit {
     };
     let as_expected = verdicts.broken() == expected && verdicts.inconclusive().is_empty();
     if args.json {
-        println!("{}", json(&evidence, &verdicts, as_expected));
+        print(&format!("{}\n", json(&evidence, &verdicts, as_expected)));
     } else {
         print_run(&evidence, &verdicts, args.quiet);
-        println!("{}", outcome(&verdicts.broken(), &expected));
+        print(&format!("{}\n", outcome(&verdicts.broken(), &expected)));
     }
     if as_expected {
         Exit::Expected
@@ -104,8 +105,8 @@ fn expectation(evidence: &Evidence) -> Result<BTreeSet<Rule>, String> {
 /// The trace, and a line for each rule.
 pub(super) fn print_run(evidence: &Evidence, verdicts: &Verdicts, quiet: bool) {
     if !quiet {
-        print!("{}", trace(evidence, verdicts));
-        println!();
+        print(&format!("{}", trace(evidence, verdicts)));
+        print("\n");
     }
     for (rule, verdict) in &verdicts.0 {
         let why = match verdict {
@@ -114,10 +115,10 @@ pub(super) fn print_run(evidence: &Evidence, verdicts: &Verdicts, quiet: bool) {
             Verdict::NotExercised(missing) => (*missing).to_owned(),
             Verdict::Inconclusive(why) => why.clone(),
         };
-        println!(
-            "{}",
+        print(&format!(
+            "{}\n",
             format!("{:<18} {:<14} {why}", rule.name(), verdict.name()).trim_end()
-        );
+        ));
     }
 }
 

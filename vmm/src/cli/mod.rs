@@ -10,6 +10,7 @@ mod lab;
 mod man;
 mod scenarios;
 mod size;
+mod stdout;
 
 use std::process::ExitCode;
 

@@ -165,7 +165,7 @@ impl fmt::Display for Trace<'_> {
         let row = |cells: [&str; 8]| {
             let [time, cpu, event, lock, online, mask, notes, masks] = cells;
             let mut row = String::new();
-            write!(row, "{time:>9} {cpu:>4} {event:<52} {lock:>4} {online:>7} {mask:>6} {notes:>8} {masks:>5}")
+            write!(row, "{time:>9} {cpu:>4} {event:<56} {lock:>4} {online:>7} {mask:>6} {notes:>8} {masks:>5}")
                 .expect("a String takes all");
             row
         };
