@@ -105,7 +105,7 @@ fn expectation(evidence: &Evidence) -> Result<BTreeSet<Rule>, String> {
 /// The trace, and a line for each rule.
 pub(super) fn print_run(evidence: &Evidence, verdicts: &Verdicts, quiet: bool) {
     if !quiet {
-        print(&format!("{}", trace(evidence, verdicts)));
+        print(&trace(evidence, verdicts));
         print("\n");
     }
     for (rule, verdict) in &verdicts.0 {
