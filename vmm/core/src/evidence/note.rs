@@ -105,6 +105,7 @@ pub struct Note(pub [u8; NOTE_BYTES]);
 impl Hash for Note {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.0[NAME_AT..NAME_AT + 4].hash(state);
+        self.0[X0_AT..X0_AT + 8].hash(state);
         self.0[SP_AT..].hash(state);
     }
 }
