@@ -65,7 +65,7 @@ impl Machine {
             })?;
         }
         load(&memory, &layout, &dtb);
-        vm.start_at(layout.kernel.entry, map::DTB.start)?;
+        vm.start_at(layout.kernel.entry, layout.dtb)?;
 
         let wire = vm.wire(map::UART_IRQ);
         let uart = Arc::new(Uart::new(Box::new(move |up| {
@@ -91,7 +91,7 @@ fn memory(size: u64) -> Result<GuestMemoryMmap, Error> {
 
 fn load(memory: &GuestMemoryMmap, layout: &Layout, dtb: &[u8]) {
     assert!(
-        dtb.len() as u64 <= map::DTB.end - map::DTB.start,
+        dtb.len() as u64 <= map::DTB_SIZE,
         "512 CPUs' device tree fits"
     );
     let kernel = layout
@@ -103,7 +103,9 @@ fn load(memory: &GuestMemoryMmap, layout: &Layout, dtb: &[u8]) {
         .initrd
         .iter()
         .map(|(range, bytes)| (range.start, bytes.as_slice()));
-    for (at, bytes) in kernel.chain(initrd).chain([(map::DTB.start, dtb)]) {
+    // The second one is where x0 points, the same place but for flat binaries.
+    let dtbs = [(map::DTB.start, dtb), (layout.dtb, dtb)];
+    for (at, bytes) in kernel.chain(initrd).chain(dtbs) {
         memory
             .write_slice(bytes, GuestAddress(at))
             .expect("the layout keeps to the RAM");

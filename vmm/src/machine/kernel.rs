@@ -71,15 +71,13 @@ pub enum Error {
     },
     /// More kernel than RAM.
     #[error(
-        "needs the guest's RAM up to {:#x}, which ends at {:#x}; give it more --memory",
-        needs,
-        ram_end
+        "needs the guest's RAM up to {needs:#x}, and may have it up to {end_most:#x}; give it more --memory"
     )]
     TooLarge {
         /// End of what it needs, its zeroed data included.
         needs: u64,
-        /// End of RAM.
-        ram_end: u64,
+        /// Where it must end.
+        end_most: u64,
     },
 }
 
@@ -98,11 +96,11 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// Recognises the file, unless its format is given, and places it in a RAM that ends at `ram_end`.
+    /// Recognises the file, unless its format is given, and places it in RAM below `end_most`.
     pub(crate) fn place(
         file: Vec<u8>,
         format: Option<Format>,
-        ram_end: u64,
+        end_most: u64,
     ) -> Result<Self, Error> {
         let file = unpack(file)?;
         let kernel = match format {
@@ -114,13 +112,13 @@ impl Kernel {
                 return Err(Error::NotOfFormat("an arm64 Image"));
             }
             _ if Header::marks(&file) => image(file)?,
-            _ if file.starts_with(&elf::ELFMAG) => by_segments(&file, ram_end)?,
+            _ if file.starts_with(&elf::ELFMAG) => by_segments(&file, end_most)?,
             _ => return Err(strange(&file)),
         };
-        if kernel.end > ram_end {
+        if kernel.end > end_most {
             return Err(Error::TooLarge {
                 needs: kernel.end,
-                ram_end,
+                end_most,
             });
         }
         Ok(kernel)
@@ -212,7 +210,7 @@ fn end_of_sections(file: &[u8]) -> u64 {
         .unwrap_or(0)
 }
 
-fn by_segments(file: &[u8], ram_end: u64) -> Result<Kernel, Error> {
+fn by_segments(file: &[u8], end_most: u64) -> Result<Kernel, Error> {
     let broken = |error: object::Error| Error::Elf(error.to_string());
     let have = file.len() as u64;
     match FileKind::parse(file) {
@@ -232,7 +230,7 @@ fn by_segments(file: &[u8], ram_end: u64) -> Result<Kernel, Error> {
             "an ELF file for another machine or byte order".into(),
         ));
     }
-    let room = map::DTB.end..ram_end;
+    let room = map::DTB.end..end_most;
     let mut segments = Vec::new();
     let mut end = 0;
     for header in elf

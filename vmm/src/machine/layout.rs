@@ -81,6 +81,8 @@ pub struct Guest {
 pub(crate) struct Layout {
     pub(crate) kernel: Kernel,
     pub(crate) initrd: Option<(Range<u64>, Vec<u8>)>,
+    /// Where x0 says that the device tree is.
+    pub(crate) dtb: u64,
     pub(crate) cmdline: String,
     pub(crate) memory: u64,
 }
@@ -95,15 +97,25 @@ impl Layout {
         let cmdline = cmdline(&guest.cmdline)?;
         let ram_end = map::RAM.start + memory;
         let Blob { name, bytes } = guest.kernel;
-        let kernel = Kernel::place(bytes, guest.format, ram_end)
+        // A flat binary doesn't say how long its stack and its zeroed data are, and some want the tree behind them all
+        // (kvm-unit-tests asserts it): so it is told of a tree at the far end. Other kernels are told of the one at the
+        // near end, which a flat binary that ignores x0 finds there too.
+        let window_end = ram_end.min(map::WINDOW_END);
+        let far = window_end - map::DTB_SIZE;
+        let (dtb, kernel_end_most, initrd_end_most) = match guest.format {
+            Some(Format::Flat) => (far, far, far),
+            _ => (map::DTB.start, ram_end, window_end),
+        };
+        let kernel = Kernel::place(bytes, guest.format, kernel_end_most)
             .map_err(|source| Error::Kernel { path: name, source })?;
         let initrd = guest
             .initrd
-            .map(|blob| place_initrd(blob, kernel.end, ram_end))
+            .map(|blob| place_initrd(blob, kernel.end, initrd_end_most))
             .transpose()?;
         Ok(Self {
             kernel,
             initrd,
+            dtb,
             cmdline,
             memory,
         })
@@ -125,16 +137,15 @@ fn cmdline(text: &str) -> Result<String, Error> {
     Ok(text.to_owned())
 }
 
-fn place_initrd(blob: Blob, kernel_end: u64, ram_end: u64) -> Result<(Range<u64>, Vec<u8>), Error> {
+fn place_initrd(blob: Blob, kernel_end: u64, end: u64) -> Result<(Range<u64>, Vec<u8>), Error> {
     let size = blob.bytes.len() as u64;
-    let end = ram_end.min(map::INITRD_END_MOST);
     let room = end.saturating_sub(kernel_end.next_multiple_of(PAGE));
     if size > room {
         return Err(Error::Initrd {
             path: blob.name,
             size,
             room,
-            room_is_window: ram_end >= map::INITRD_END_MOST,
+            room_is_window: end >= map::WINDOW_END - map::DTB_SIZE,
         });
     }
     let start = (end - size) / PAGE * PAGE;

@@ -42,13 +42,15 @@ pub(crate) const TIMER_IRQS: [IntId; 4] = [
 ];
 
 /// Where the device tree goes: the first bytes of RAM, so that it is found there too by what ignores x0.
-pub(crate) const DTB: Range<u64> = RAM.start..RAM.start + 512 * KIB;
+pub(crate) const DTB: Range<u64> = RAM.start..RAM.start + DTB_SIZE;
+/// How large a device tree may be.
+pub(crate) const DTB_SIZE: u64 = 512 * KIB;
 /// Where a flat binary goes (facts of kvm-unit-tests: linked at this offset, headerless).
 pub(crate) const FLAT: u64 = RAM.start + 512 * KIB;
 /// What an Image's text_offset counts from: 2 MiB aligned (Documentation/arch/arm64/booting.rst, 4), behind the device tree.
 pub(crate) const IMAGE_BASE: u64 = RAM.start + 2 * MIB;
 /// An initrd ends at the end of RAM or here: it must lie in the 1 GiB window that covers the kernel (booting.rst, 4).
-pub(crate) const INITRD_END_MOST: u64 = RAM.start + GIB;
+pub(crate) const WINDOW_END: u64 = RAM.start + GIB;
 
 /// How many redistributors the first region holds.
 const REDISTRIBUTORS_LOW_MOST: u64 =
@@ -121,7 +123,7 @@ mod tests {
         let points = [
             (super::FLAT, "a flat binary"),
             (super::IMAGE_BASE, "an Image's text_offset counts from here"),
-            (super::INITRD_END_MOST, "an initrd ends here at the latest"),
+            (super::WINDOW_END, "an initrd ends here at the latest"),
         ];
         for (at, what) in points {
             let row = format!("| {} | {what} |", hex(at));

@@ -109,6 +109,37 @@ fn an_elf_file_goes_where_its_segments_say() {
 }
 
 #[test]
+fn a_flat_binary_has_its_device_tree_behind_it_and_an_initrd_before_that() {
+    let flat = |size: usize, memory: usize| Guest {
+        format: Some(Format::Flat),
+        memory: memory as u64,
+        initrd: Some(Blob {
+            name: "initrd".into(),
+            bytes: vec![0; 4096],
+        }),
+        ..guest(vec![0; size])
+    };
+    let layout = Layout::plan(flat(MIB, 64 * MIB)).unwrap();
+    assert_eq!(layout.dtb, 0x43f8_0000);
+    assert_eq!(layout.initrd.unwrap().0, 0x43f7_f000..0x43f8_0000);
+    assert_eq!(
+        Layout::plan(flat(MIB, 4096 * MIB)).unwrap().dtb,
+        0x7ff8_0000
+    );
+    assert_eq!(
+        kernel_error(flat(63 * MIB + 1, 64 * MIB)),
+        kernel::Error::TooLarge {
+            needs: 0x43f8_0001,
+            end_most: 0x43f8_0000
+        }
+    );
+    assert_eq!(
+        Layout::plan(guest(image(64, 0, 64, 0))).unwrap().dtb,
+        0x4000_0000
+    );
+}
+
+#[test]
 fn a_flat_binary_is_taken_as_it_is_but_only_when_asked_for() {
     let flat = Guest {
         format: Some(Format::Flat),
@@ -165,7 +196,7 @@ fn what_does_not_fit_is_refused_with_the_figures() {
         error,
         kernel::Error::TooLarge {
             needs: 0x4410_0000,
-            ram_end: 0x4400_0000
+            end_most: 0x4400_0000
         }
     );
     assert!(matches!(
@@ -194,7 +225,7 @@ fn what_does_not_fit_is_refused_with_the_figures() {
         .unwrap()
         .initrd
         .unwrap();
-    assert_eq!(range.end, map::INITRD_END_MOST);
+    assert_eq!(range.end, map::WINDOW_END);
     let error = Layout::plan(with_initrd(62 * MIB, 64 * MIB))
         .unwrap_err()
         .to_string();
