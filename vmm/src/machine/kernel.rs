@@ -57,6 +57,12 @@ pub enum Error {
     /// A broken ELF file.
     #[error("is a broken ELF file: {0}")]
     Elf(String),
+    /// An entry point that is not loaded.
+    #[error(
+        "starts at {0:#x}, where none of its segments lies by their physical addresses; for Linux its Image instead of its \
+         vmlinux may help"
+    )]
+    Entry(u64),
     /// A segment outside RAM or over the device tree.
     #[error(
         "has a segment at {:#x} to {:#x}, outside the {:#x} to {:#x} that a kernel may fill; more --memory, or for Linux \
@@ -231,8 +237,9 @@ fn by_segments(file: &[u8], end_most: u64) -> Result<Kernel, Error> {
         ));
     }
     let room = map::DTB.end..end_most;
-    let mut segments = Vec::new();
     let mut end = 0;
+    let mut placed: Vec<(u64, &[u8])> = Vec::new();
+    let mut covered = Vec::new();
     for header in elf
         .elf_program_headers()
         .iter()
@@ -246,21 +253,47 @@ fn by_segments(file: &[u8], end_most: u64) -> Result<Kernel, Error> {
         if segment.start < room.start || segment.end > room.end {
             return Err(Error::Segment { segment, room });
         }
-        let want = header
-            .p_offset(order)
-            .saturating_add(header.p_filesz(order));
+        let stored = header.p_filesz(order);
+        if stored > size {
+            return Err(Error::Elf(format!(
+                "its segment at {start:#x} has {stored} bytes for the {size} that it fills"
+            )));
+        }
+        let want = header.p_offset(order).saturating_add(stored);
         let bytes = header
             .data(order, file)
             .map_err(|()| Error::Truncated { have, want })?;
         end = end.max(segment.end);
-        segments.push((start, bytes.to_vec()));
+        covered.push(segment);
+        if !bytes.is_empty() {
+            placed.push((start, bytes));
+        }
     }
-    if segments.is_empty() {
+    if placed.is_empty() {
         return Err(Error::Elf("it has no segment to load".into()));
     }
+    // Headers are cheap: thousands of them over the same bytes would be copied thousands of times. What is only zeroed
+    // may overlap, as it does where a linker script gives load addresses to sections that have no bytes.
+    placed.sort_by_key(|(start, _)| *start);
+    if let Some(pair) = placed
+        .windows(2)
+        .find(|pair| pair[0].0 + pair[0].1.len() as u64 > pair[1].0)
+    {
+        return Err(Error::Elf(format!(
+            "its segments at {:#x} and {:#x} overlap",
+            pair[0].0, pair[1].0
+        )));
+    }
+    let entry = elf.elf_header().e_entry(order);
+    if !covered.iter().any(|segment| segment.contains(&entry)) {
+        return Err(Error::Entry(entry));
+    }
     Ok(Kernel {
-        segments,
-        entry: elf.elf_header().e_entry(order),
+        segments: placed
+            .into_iter()
+            .map(|(start, bytes)| (start, bytes.to_vec()))
+            .collect(),
+        entry,
         end,
     })
 }

@@ -92,4 +92,6 @@ pub(crate) fn check_cpus(cpus: usize) -> Result<(), Error> {
 }
 
 #[cfg(test)]
+mod damaged;
+#[cfg(test)]
 mod tests;

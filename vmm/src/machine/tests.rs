@@ -12,7 +12,7 @@ use super::{Format, check_cpus, kernel, map, seeds};
 const MIB: usize = 1 << 20;
 
 /// The least that is an Image: the header and nothing (booting.rst, 3).
-fn image(size: usize, text_offset: u64, image_size: u64, flags: u64) -> Vec<u8> {
+pub(super) fn image(size: usize, text_offset: u64, image_size: u64, flags: u64) -> Vec<u8> {
     let mut bytes = vec![0; size.max(64)];
     bytes[8..16].copy_from_slice(&text_offset.to_le_bytes());
     bytes[16..24].copy_from_slice(&image_size.to_le_bytes());
@@ -21,27 +21,48 @@ fn image(size: usize, text_offset: u64, image_size: u64, flags: u64) -> Vec<u8> 
     bytes
 }
 
-/// An ELF64 file with one segment.
+/// An ELF64 file with one segment, whose second instruction is its entry point.
 fn elf(machine: u16, physical: u64, memory: u64, data: &[u8]) -> Vec<u8> {
+    let segment = (physical, memory, 0, data.len() as u64);
+    elf_of(machine, physical.wrapping_add(4), &[segment], data)
+}
+
+/// An ELF64 file with these segments: physical address, size in memory, place in `body`, bytes of it.
+pub(super) fn elf_of(
+    machine: u16,
+    entry: u64,
+    segments: &[(u64, u64, u64, u64)],
+    body: &[u8],
+) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend(b"\x7fELF\x02\x01\x01");
     bytes.resize(16, 0);
     bytes.extend(2_u16.to_le_bytes());
     bytes.extend(machine.to_le_bytes());
     bytes.extend(1_u32.to_le_bytes());
-    bytes.extend((physical + 4).to_le_bytes());
+    bytes.extend(entry.to_le_bytes());
     bytes.extend(64_u64.to_le_bytes());
     bytes.extend(0_u64.to_le_bytes());
     bytes.extend(0_u32.to_le_bytes());
-    for half in [64_u16, 56, 1, 64, 0, 0] {
+    for half in [64_u16, 56, segments.len() as u16, 64, 0, 0] {
         bytes.extend(half.to_le_bytes());
     }
-    bytes.extend(1_u32.to_le_bytes());
-    bytes.extend(5_u32.to_le_bytes());
-    for word in [120, physical, physical, data.len() as u64, memory, 8] {
-        bytes.extend(word.to_le_bytes());
+    let start = 64 + 56 * segments.len() as u64;
+    for &(physical, memory, at, stored) in segments {
+        bytes.extend(1_u32.to_le_bytes());
+        bytes.extend(5_u32.to_le_bytes());
+        for word in [
+            start.wrapping_add(at),
+            physical,
+            physical,
+            stored,
+            memory,
+            8,
+        ] {
+            bytes.extend(word.to_le_bytes());
+        }
     }
-    bytes.extend(data);
+    bytes.extend(body);
     bytes
 }
 
@@ -106,6 +127,38 @@ fn an_elf_file_goes_where_its_segments_say() {
             "{outside:#x}: {error:?}"
         );
     }
+}
+
+#[test]
+fn an_elf_file_whose_segments_deceive_is_refused() {
+    let base = 0x4020_0000;
+    let error = |entry, segments: &[_]| {
+        kernel_error(guest(elf_of(183, entry, segments, b"12345678"))).to_string()
+    };
+    // More bytes than it says to fill: they would spill, at the end of RAM out of it.
+    assert!(
+        error(0x43ff_f000, &[(0x43ff_f000, 4, 0, 8)])
+            .contains("its segment at 0x43fff000 has 8 bytes for the 4 that it fills")
+    );
+    // The same bytes again and again: a small file, a large allocation.
+    assert!(
+        error(base, &[(base, 8, 0, 8); 1000])
+            .contains("its segments at 0x40200000 and 0x40200000 overlap")
+    );
+    assert!(error(base + 8, &[(base, 8, 0, 8)]).contains("starts at 0x40200008"));
+    assert!(
+        error(base, &[(base, 8, 4, 8)])
+            .contains("is cut off: 128 bytes, where its header says 132")
+    );
+    assert!(error(base, &[]).contains("no segment to load"));
+
+    let bss = [(base, 8, 0, 8), (base + 8, 16, 8, 0), (base + 8, 8, 8, 0)];
+    let layout = Layout::plan(guest(elf_of(183, base, &bss, b"12345678"))).unwrap();
+    assert_eq!(
+        (layout.kernel.segments.len(), layout.kernel.end),
+        (1, base + 24),
+        "what is only zeroed may overlap"
+    );
 }
 
 #[test]
