@@ -10,7 +10,10 @@ use crate::vcpu::scripted::{Act, Script, Scripted, ScriptedFailure, Seen};
 use crate::vcpu::{Entry, Exit, Width};
 
 fn bus() -> Arc<Bus> {
-    Arc::new(Bus::new(Arc::new(Uart::new(Box::new(|_| {})))))
+    Arc::new(Bus::new(
+        Arc::new(Uart::new(Box::new(|_| {}))),
+        Arc::default(),
+    ))
 }
 
 fn start<const N: usize>(scripts: [Vec<Act>; N]) -> (Conductor<Scripted>, [Seen; N]) {

@@ -10,7 +10,7 @@ use vmm_core::host::Need;
 use super::fdt::{self, Board};
 use super::layout::Layout;
 use super::uart::Uart;
-use super::{Bus, Error, Guest, check_cpus, map, seeds};
+use super::{Bus, Error, Guest, Tally, check_cpus, map, seeds};
 use crate::kvm::{Bare, GicRegions, Loose, probe};
 
 /// A machine, ready to run.
@@ -24,12 +24,13 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Builds it: nothing of the guest has run yet.
+    /// Builds it: nothing of the guest has run yet. Its stray accesses are counted in `strays`.
     pub fn build(
         guest: Guest,
         cpus: usize,
         seed: u64,
         dump_dtb: Option<&Path>,
+        strays: &Arc<Tally>,
     ) -> Result<Self, Error> {
         check_cpus(cpus)?;
         let layout = Layout::plan(guest)?;
@@ -73,7 +74,7 @@ impl Machine {
             wire.set(up)
                 .expect("KVM takes the level of a wire that it has");
         })));
-        let bus = Arc::new(Bus::new(Arc::clone(&uart)));
+        let bus = Arc::new(Bus::new(Arc::clone(&uart), Arc::clone(strays)));
         Ok(Self {
             vcpus: vm.into_vcpus(),
             bus,

@@ -1,27 +1,22 @@
 //! What answers a guest's access to anything but memory.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::map;
+use super::tally::{Tally, Told};
 use super::uart::Uart;
 use crate::vcpu::Width;
 
 /// The devices by address. The interrupt controller is not here: KVM answers for it.
 pub struct Bus {
     uart: Arc<Uart>,
-    strays: AtomicU64,
+    strays: Arc<Tally>,
 }
 
-/// Stray accesses that are logged one by one. A guest can make them without end, and a log must not grow so.
-const STRAYS_LOGGED: u64 = 10;
-
 impl Bus {
-    pub(crate) fn new(uart: Arc<Uart>) -> Self {
-        Self {
-            uart,
-            strays: AtomicU64::new(0),
-        }
+    /// `strays` outlives a reset of the guest, as the log does.
+    pub(crate) fn new(uart: Arc<Uart>, strays: Arc<Tally>) -> Self {
+        Self { uart, strays }
     }
 
     /// A load. `None` when nothing is there.
@@ -56,20 +51,13 @@ impl Bus {
         ));
     }
 
-    /// Logs how many accesses hit nothing, if they were more than have been logged.
-    pub fn report_strays(&self) {
-        let strays = self.strays.load(Ordering::Relaxed);
-        if strays > STRAYS_LOGGED {
-            tracing::warn!("{strays} stray accesses in all");
-        }
-    }
-
     fn stray(&self, access: std::fmt::Arguments<'_>) {
-        let before = self.strays.fetch_add(1, Ordering::Relaxed);
-        if before < STRAYS_LOGGED {
-            tracing::warn!("stray {access}: external abort");
-        } else if before == STRAYS_LOGGED {
-            tracing::warn!("more stray accesses: counted, but no longer logged");
+        match self.strays.add() {
+            Told::Yes => tracing::warn!("stray {access}: external abort"),
+            Told::NoLonger => {
+                tracing::warn!("more stray accesses: counted, but no longer logged");
+            }
+            Told::No => {}
         }
     }
 }
@@ -83,15 +71,15 @@ fn uart_offset(address: u64, width: Width) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::Ordering;
 
-    use super::Bus;
+    use super::{Bus, Tally};
     use crate::machine::uart::Uart;
     use crate::vcpu::Width;
 
     #[test]
     fn only_whole_accesses_inside_a_window_reach_a_device() {
-        let bus = Bus::new(Arc::new(Uart::new(Box::new(|_| {}))));
+        let strays = Arc::new(Tally::default());
+        let bus = Bus::new(Arc::new(Uart::new(Box::new(|_| {}))), Arc::clone(&strays));
         assert_eq!(
             bus.read(0x0900_0fe0, Width::Word),
             Some(0x11),
@@ -105,6 +93,6 @@ mod tests {
         assert_eq!(bus.read(0x0900_1000, Width::Byte), None);
         assert_eq!(bus.write(0x08ff_ffff, Width::Halfword, 0), None);
         assert_eq!(bus.read(u64::MAX, Width::Doubleword), None);
-        assert_eq!(bus.strays.load(Ordering::Relaxed), 4);
+        assert_eq!(strays.count(), 4);
     }
 }

@@ -11,6 +11,7 @@ pub mod kernel;
 pub mod layout;
 mod listening;
 mod map;
+mod tally;
 mod uart;
 
 use std::io;
@@ -23,6 +24,7 @@ pub use bus::Bus;
 pub use console::{Console, Input, OnLost, Outlet};
 pub use kernel::Format;
 pub use layout::{Blob, Guest};
+pub use tally::{Tally, Told};
 pub use uart::Uart;
 
 /// What can go wrong between a person's wish and a machine that runs.

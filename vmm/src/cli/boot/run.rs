@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::interrupt::Interrupt;
@@ -11,7 +12,7 @@ use super::{Args, OnReset, Where};
 use crate::cli::Exit;
 use crate::conductor::{self, Conductor, End, Quiesced, Reason};
 use crate::kvm::KvmVcpu;
-use crate::machine::{self, Blob, Console, Guest, Input, Machine};
+use crate::machine::{self, Blob, Console, Guest, Input, Machine, Tally, Told};
 
 /// Why a guest could not be booted.
 #[derive(Debug, thiserror::Error)]
@@ -54,12 +55,14 @@ pub(in crate::cli) fn run(args: &Args) -> Result<Exit, Error> {
         .timeout
         .map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let output = output(&args.console)?;
-    loop {
+    let (strays, resets) = (Arc::new(Tally::default()), Tally::default());
+    let exit = loop {
         let machine = Machine::build(
             guest.clone(),
             args.cpus,
             args.seed,
             args.dump_dtb.as_deref(),
+            &strays,
         )?;
         let console = Console {
             output: output.try_clone().map_err(Error::Stdio)?,
@@ -67,17 +70,26 @@ pub(in crate::cli) fn run(args: &Args) -> Result<Exit, Error> {
         };
         let exit = once(machine, console, &interrupt, deadline)?;
         match exit {
-            Exit::GuestReset if args.on_reset == OnReset::Restart => {
-                eprintln!("vmm: the guest reset itself: again")
-            }
+            Exit::GuestReset if args.on_reset == OnReset::Restart => match resets.add() {
+                Told::Yes => eprintln!("vmm: the guest reset itself: again"),
+                Told::NoLonger => eprintln!("vmm: more resets: counted, but no longer told of"),
+                Told::No => {}
+            },
             Exit::GuestReset => eprintln!("vmm: the guest reset itself"),
             Exit::Expected => tracing::info!("the guest powered off"),
             _ => {}
         }
         if exit != Exit::GuestReset || args.on_reset == OnReset::Stop {
-            return Ok(exit);
+            break exit;
         }
+    };
+    if let Some(count) = strays.untold() {
+        tracing::warn!("{count} stray accesses in all");
     }
+    if let Some(count) = resets.untold() {
+        eprintln!("vmm: the guest reset itself {count} times in all");
+    }
+    Ok(exit)
 }
 
 /// One life of the guest.
@@ -113,7 +125,6 @@ fn once(
     conductor.finish();
     let written = outlet.finish();
     drop(watching);
-    bus.report_strays();
     written.map_err(Error::Console)?;
     exit
 }
