@@ -13,6 +13,7 @@ use crate::checks::{self, fail};
 use crate::console::{self, println};
 use crate::cpus::{CpuId, MAX_CPUS, Mpidr, Stage};
 use crate::gic::{self, Sgi};
+use crate::hostile;
 use crate::platform::{Platform, PlatformError};
 use crate::time::{self, PATIENCE_WITH_OTHERS, wait_for};
 
@@ -46,6 +47,9 @@ fn run(x0: u64) -> Result<(), PlatformError> {
     platform.check_psci_conduit()?;
     let timer = platform.virtual_timer()?;
     let cpus = number_cpus(&platform)?;
+    if let Some(deed) = hostile::asked_for(platform.bootargs()) {
+        return hostile::run(deed, cpus, platform.ram_end()?);
+    }
     let (distributor, regions) = platform.gic()?;
     println!(
         "hello from CPU 0 of {cpus}; GICv3 at {:#x}, counter at {} kHz",

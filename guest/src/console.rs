@@ -23,6 +23,7 @@ const UARTFR: usize = 0x18;
 const UARTFR_BUSY: u16 = 1 << 3;
 const UARTFR_TXFF: u16 = 1 << 5;
 const UARTCR: usize = 0x30;
+const UARTIMSC: usize = 0x38;
 const UARTCR_UARTEN: u16 = 1 << 0;
 const UARTCR_TXE: u16 = 1 << 8;
 const UARTCR_CTSEN: u16 = 1 << 15;
@@ -34,6 +35,18 @@ static BASE: AtomicU64 = AtomicU64::new(PL011_BASE);
 pub(crate) fn set_base(base: u64) {
     let _ = DeviceRegisters::at(base);
     BASE.store(base, Ordering::Relaxed);
+}
+
+/// Writes a byte to the PL011 whether or not it has room for one.
+pub(crate) fn flood(byte: u8) {
+    DeviceRegisters::at(BASE.load(Ordering::Relaxed)).write(UARTDR, u16::from(byte));
+}
+
+/// Puts the PL011 into a state in which it can be written to, whatever state it is in.
+pub(crate) fn restore() {
+    let uart = DeviceRegisters::at(BASE.load(Ordering::Relaxed));
+    uart.write(UARTCR, 0);
+    uart.write(UARTIMSC, 0);
 }
 
 /// A spin lock whose one word says which CPU holds it.

@@ -7,6 +7,9 @@
 //! - PSCI SYSTEM_RESET: a check failed, a wait ran out, or the payload panicked. The last lines on the
 //!   PL011 say which CPU saw what.
 //!
+//! With `hostile.do=` on the command line it is a guest that means harm instead (`hostile`): it does to the VMM what a guest
+//! can do, and powers off if it has lived through it.
+//!
 //! On any target but bare metal this is an empty program, so that the workspace checks on the host.
 #![cfg_attr(target_os = "none", no_std)]
 #![cfg_attr(target_os = "none", no_main)]
@@ -27,6 +30,8 @@ mod cpus;
 mod exceptions;
 #[cfg(target_os = "none")]
 mod gic;
+#[cfg(target_os = "none")]
+mod hostile;
 #[cfg(target_os = "none")]
 mod platform;
 #[cfg(target_os = "none")]

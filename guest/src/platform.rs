@@ -50,6 +50,27 @@ impl Platform {
         Ok(Self { fdt })
     }
 
+    /// The command line.
+    pub(crate) fn bootargs(&self) -> &'static str {
+        let chosen = self.fdt.find_node("/chosen");
+        chosen
+            .and_then(|chosen| chosen.property("bootargs")?.value_as::<&str>().ok())
+            .unwrap_or_default()
+    }
+
+    /// Where RAM ends.
+    pub(crate) fn ram_end(&self) -> Result<u64, PlatformError> {
+        const NAME: &str = "memory";
+        let node = self
+            .fdt
+            .root()
+            .children()
+            .find(|node| node.name_without_address() == NAME)
+            .ok_or(PlatformError::NoNode(NAME))?;
+        let Region { base, size } = first_region(NAME, node)?;
+        Ok(base.saturating_add(size))
+    }
+
     /// Where the PL011 is.
     pub(crate) fn pl011(&self) -> Result<u64, PlatformError> {
         const NAME: &str = "arm,pl011";

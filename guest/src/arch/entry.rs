@@ -5,6 +5,7 @@
 //! the payload's stores would bypass the cache through which the VMM reads guest memory, and its
 //! atomics could fault (Arm ARM DDI 0487, ESR_ELx: "unsupported Exclusive or Atomic access").
 
+use core::arch::global_asm;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use aarch64_paging::descriptor::El1Attributes;
@@ -13,10 +14,12 @@ use aarch64_rt::{
     ExceptionHandlers, InitialPagetable, RegisterStateRef, entry, exception_handlers,
     initial_pagetable, start_core,
 };
+use arm_sysregs::el1::accessors::read_esr_el1;
 use guest_abi::memory_map::{HIGH_REDISTRIBUTORS_BASE, RAM_BASE};
 use smccc::Hvc;
 use smccc::psci;
 
+use super::probes;
 use super::statics::SECONDARY_STACKS;
 use crate::cpus::Mpidr;
 use crate::exceptions;
@@ -31,13 +34,13 @@ const MAIR: Mair = Mair::EMPTY
         ),
     );
 
-const DEVICE: El1Attributes = El1Attributes::VALID
+pub(super) const DEVICE: El1Attributes = El1Attributes::VALID
     .union(El1Attributes::ATTRIBUTE_INDEX_0)
     .union(El1Attributes::ACCESSED)
     .union(El1Attributes::PXN)
     .union(El1Attributes::UXN);
 
-const MEMORY: El1Attributes = El1Attributes::VALID
+pub(super) const MEMORY: El1Attributes = El1Attributes::VALID
     .union(El1Attributes::ATTRIBUTE_INDEX_1)
     .union(El1Attributes::INNER_SHAREABLE)
     .union(El1Attributes::ACCESSED);
@@ -68,7 +71,10 @@ impl ExceptionHandlers for Exceptions {
         exceptions::irq();
     }
 
-    extern "C" fn sync_current(state: RegisterStateRef) {
+    extern "C" fn sync_current(mut state: RegisterStateRef) {
+        if probes::skip(&mut state, read_esr_el1().bits()) {
+            return;
+        }
         exceptions::unexpected("synchronous exception", &state);
     }
 
@@ -91,4 +97,24 @@ where
     // SAFETY: the counter hands out each stack once, `get` refuses one that does not exist, and the
     // table that both CPUs use maps it.
     unsafe { start_core::<Hvc, _, _>(mpidr.bits(), stack, course) }
+}
+
+// Where a CPU powers itself off at once: PSCI CPU_OFF (DEN 0022, 5.1.3), with the MMU off and no stack.
+global_asm!(
+    ".pushsection .text.off_at_once, \"ax\"",
+    ".global off_at_once",
+    "off_at_once:",
+    "mov w0, #0x84000000",
+    "orr w0, w0, #2",
+    "hvc #0",
+    "b .",
+    ".popsection",
+);
+
+/// The address of code with which a CPU started by PSCI CPU_ON is off again at once.
+pub(crate) fn off_at_once() -> u64 {
+    unsafe extern "C" {
+        safe fn off_at_once();
+    }
+    off_at_once as *const () as u64
 }
