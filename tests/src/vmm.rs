@@ -334,6 +334,23 @@ impl Lab {
         }
     }
 
+    /// A script of the shell that runs where verbs run; its `$VMM` is the command there.
+    pub fn shell(&self, script: &str) -> Vmm {
+        match self.serving {
+            // The lab's own `vmm` is its first process (images: tools/initramfs.sh).
+            Some(_) => self.vmm([
+                "lab",
+                "shell",
+                "--",
+                "sh",
+                "-c",
+                &format!("VMM=/init; {script}"),
+            ]),
+            None => Vmm::at(Path::new("/bin/sh"), ["-c", script])
+                .env("VMM", root().join("target/release/vmm")),
+        }
+    }
+
     /// Ends it.
     pub fn end(self) -> Option<Outcome> {
         let mut serving = self.serving?;

@@ -4,6 +4,7 @@
 
 mod boot;
 mod errors;
+mod hostile;
 mod lab;
 
 use std::process::ExitCode;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
     let shared = SharedLab::default();
     let mut trials = boot::trials(&shared);
     trials.extend(errors::trials(&shared));
+    trials.extend(hostile::trials(&shared));
     trials.extend(lab::trials(&shared));
     let conclusion = libtest_mimic::run(&arguments, trials);
     let lab = shared
