@@ -57,7 +57,7 @@ pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
     trials
 }
 
-fn debian_6_12() -> std::path::PathBuf {
+pub(crate) fn debian_6_12() -> std::path::PathBuf {
     let guest = Guest::all()
         .into_iter()
         .find(|guest| guest.name == "debian-6.12")
@@ -66,7 +66,7 @@ fn debian_6_12() -> std::path::PathBuf {
 }
 
 /// `vmm boot` of a Linux whose init runs a command.
-fn linux(lab: &Lab, kernel: &Path, cmdline: &str, command: &str, more: &[&str]) -> Vmm {
+pub(crate) fn linux(lab: &Lab, kernel: &Path, cmdline: &str, command: &str, more: &[&str]) -> Vmm {
     let cmdline = format!("console=ttyAMA0 panic=-1 {cmdline} init.run=\"{command}\"");
     let mut arguments = vec![
         "boot".into(),

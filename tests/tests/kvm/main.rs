@@ -6,6 +6,7 @@ mod boot;
 mod errors;
 mod hostile;
 mod lab;
+mod tty;
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
     trials.extend(errors::trials(&shared));
     trials.extend(hostile::trials(&shared));
     trials.extend(lab::trials(&shared));
+    trials.extend(tty::trials(&shared));
     let conclusion = libtest_mimic::run(&arguments, trials);
     let lab = shared
         .0
