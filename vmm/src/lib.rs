@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod conductor;
+pub mod console;
 pub mod host;
 #[cfg(target_arch = "aarch64")]
 pub mod kvm;

@@ -6,9 +6,9 @@ mod interrupt;
 mod run;
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use super::{Exit, size};
+use crate::console::{self, Where};
 use crate::lab::Needs;
 use crate::machine::Format;
 
@@ -19,7 +19,7 @@ pub(super) use run::run;
 ///
 /// The guest has a GICv3, a PL011 and the memory map of QEMU's `virt`; it ends by PSCI.
 #[derive(clap::Args)]
-#[command(after_help = Exit::TABLE)]
+#[command(after_help = format!("On a terminal: {}.\n\n{}", console::HELP, Exit::TABLE))]
 pub(super) struct Args {
     /// The kernel
     #[arg(long, value_name = "FILE")]
@@ -45,7 +45,7 @@ pub(super) struct Args {
     /// How much RAM: a number and K, M, G or T
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = size::parse)]
     memory: u64,
-    /// Where the PL011 goes: stdio or file:PATH
+    /// Where the PL011 goes: stdio, file:PATH, pty (a new one) or unix:PATH (a socket, for one client at a time)
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     console: Where,
     /// What a reset by the guest does
@@ -63,19 +63,27 @@ pub(super) struct Args {
 }
 
 impl Args {
+    /// Where its console goes, unless that is a file: such a one is an output as others are.
+    pub(super) fn console(&self) -> Option<&Where> {
+        match &self.console {
+            Where::File(_) => None,
+            place => Some(place),
+        }
+    }
+
     /// What it needs of a lab.
     pub(super) fn needs(&self) -> Needs {
         let console = match &self.console {
             Where::File(path) => Some(path.clone()),
-            Where::Stdio => None,
+            Where::Stdio | Where::Pty | Where::Unix(_) => None,
         };
         Needs {
             inputs: std::iter::once(&self.kernel)
                 .chain(&self.initrd)
                 .cloned()
                 .collect(),
+            stdin: console.is_none(),
             outputs: self.dump_dtb.iter().cloned().chain(console).collect(),
-            stdin: self.console == Where::Stdio,
             memory: self.memory,
         }
     }
@@ -88,37 +96,4 @@ enum OnReset {
     Stop,
     /// Start anew, with cleared RAM
     Restart,
-}
-
-/// Where a console goes.
-#[derive(Clone, Debug, Eq, PartialEq)]
-enum Where {
-    Stdio,
-    File(PathBuf),
-}
-
-impl FromStr for Where {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
-            None if text == "stdio" => Ok(Where::Stdio),
-            Some(("file", path)) if !path.is_empty() => Ok(Where::File(path.into())),
-            _ => Err("a console is stdio or file:PATH".to_owned()),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Where;
-
-    #[test]
-    fn consoles() {
-        assert_eq!("stdio".parse(), Ok(Where::Stdio));
-        assert_eq!("file:a:b".parse(), Ok(Where::File("a:b".into())));
-        for wrong in ["", "file:", "file", "tty"] {
-            assert!(wrong.parse::<Where>().is_err(), "{wrong}");
-        }
-    }
 }

@@ -33,7 +33,7 @@ Exit codes:
   3    vmm boot: the guest reset itself (--on-reset stop)
   4    vmm boot: the guest had not ended when its --timeout was up
   77   this host can't run it
-  128+N  signal N ended it";
+  128+N  signal N ended it; Ctrl-A X on a console is as good as SIGINT (130)";
 
     /// The number.
     pub fn code(self) -> u8 {

@@ -4,7 +4,8 @@ use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::{Exit, complain};
+use super::{Exit, complain, tell};
+use crate::console::{Console, Where};
 use crate::lab::{self, Ended, Needs, Request};
 
 /// Look into the emulated arm64 machine in which verbs run where this one has no arm64 KVM
@@ -42,7 +43,7 @@ enum Action {
 
 pub(super) fn main(args: Args) -> Exit {
     match args.action {
-        Action::Shell { command } => carry_out(&Request::Shell(command)),
+        Action::Shell { command } => carry_out(&Request::Shell(command), None),
         Action::Serve { socket, memory } => {
             let ready = || println!("{}", socket.display());
             lab::serve(&socket, u64::from(memory) << 20, ready)
@@ -55,13 +56,17 @@ pub(super) fn main(args: Args) -> Exit {
 }
 
 /// Runs the verb of this command line in the lab.
-pub(super) fn run(needs: Needs) -> Exit {
-    carry_out(&Request::Verb(env::args_os().collect(), needs))
+pub(super) fn run(needs: Needs, console: Option<&Where>) -> Exit {
+    let request = Request::Verb(env::args_os().collect(), needs);
+    match console.map(|place| Console::open(place, tell)).transpose() {
+        Ok(console) => carry_out(&request, console),
+        Err(error) => complain(&error),
+    }
 }
 
 /// Ends as what runs in the lab ends, also by a signal.
-fn carry_out(request: &Request) -> Exit {
-    match lab::run(request) {
+fn carry_out(request: &Request, console: Option<Console>) -> Exit {
+    match lab::run(request, console) {
         Ok(Ended::Exit(code)) => Exit::Passed(code),
         Ok(Ended::Signal(signal)) => Exit::Signal(signal),
         Err(error) => failed(&error),

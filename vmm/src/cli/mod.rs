@@ -18,6 +18,7 @@ use clap::{Parser, Subcommand};
 
 pub use exit::Exit;
 
+use crate::console::Where;
 use crate::lab::{Needs, Place, Wish};
 
 /// Holds arm64 vCPUs at chosen points, lets the guest crash, and judges how it stops.
@@ -80,6 +81,16 @@ impl Verb {
     }
 }
 
+impl Verb {
+    /// The console of its guest, if that stays with this process when the verb runs in the lab.
+    fn console(&self) -> Option<&Where> {
+        match self {
+            Verb::Boot(args) => args.console(),
+            _ => None,
+        }
+    }
+}
+
 /// Parses the command line, runs the verb, here or in the lab, and prints what went wrong.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -88,7 +99,7 @@ pub fn main() -> ExitCode {
     if let Some(needs) = cli.verb.needs(wish) {
         match Place::choose(wish, crate::host::probe().map(drop)) {
             Ok(Place::Here) => {}
-            Ok(Place::Lab) => return lab::run(needs).into(),
+            Ok(Place::Lab) => return lab::run(needs, cli.verb.console()).into(),
             Err(lack) => {
                 eprintln!("vmm: {lack}, and --no-lab keeps it out of the lab");
                 return Exit::CannotRunHere.into();
@@ -121,6 +132,11 @@ fn boot(_: &boot::Args) -> Exit {
 fn complain(error: &dyn std::error::Error) -> Exit {
     eprintln!("vmm: {error}");
     Exit::HostOrUsage
+}
+
+/// Says something to the person at the terminal.
+fn tell(line: &str) {
+    eprintln!("vmm: {line}");
 }
 
 /// Traces to standard error, never to standard output, which belongs to consoles and results.

@@ -30,9 +30,11 @@ use std::env;
 use std::io;
 use std::path::PathBuf;
 
+use crate::console::{self, Console};
+
 pub use frame::Ended;
 pub use pid1::{Error as AgentError, main as agent};
-pub use place::{Place, Wish};
+pub use place::{Place, Wish, caller_types};
 pub use run::{Needs, Request, Streams};
 pub use serve::serve;
 pub use session::Session;
@@ -123,9 +125,9 @@ pub enum Error {
     /// This program's own path.
     #[error("cannot tell where this program is: {0}")]
     Program(io::Error),
-    /// The caller's terminal.
-    #[error("cannot switch the terminal to raw mode: {0}")]
-    Terminal(io::Error),
+    /// The caller's terminal, or what stands in its place.
+    #[error(transparent)]
+    Console(#[from] console::Error),
     /// Signal handlers.
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),
@@ -174,14 +176,15 @@ fn list(folders: &[PathBuf]) -> String {
 /// Names the socket of a lab that `vmm lab serve` offers; verbs then run there instead of in a lab of their own.
 pub const SOCKET: &str = "VMM_LAB_SOCKET";
 
-/// Runs a verb on behalf of this process: its standard streams are the verb's, and so are its signals.
-pub fn run(request: &Request) -> Result<Ended, Error> {
+/// Runs a verb on behalf of this process: its standard streams are the verb's, and so are its signals. With a console that is the verb's
+/// standard input and output.
+pub fn run(request: &Request, console: Option<Console>) -> Result<Ended, Error> {
     let prepared = run::Prepared::new(request)?;
     let session = match env::var_os(SOCKET) {
         Some(socket) => Session::connect(&PathBuf::from(socket))?,
         None => Session::boot_with(prepared.start.memory, &prepared.contents)?,
     };
-    session.run_for_process(prepared)
+    session.run_for_process(prepared, console)
 }
 
 /// Whether a lab could be booted on this machine: its emulator and its image are there.

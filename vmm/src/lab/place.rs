@@ -27,6 +27,16 @@ pub enum Wish {
     Here,
 }
 
+/// The standard streams of the caller that are terminals, for a verb inside.
+pub(super) const TERMINALS: &str = "VMM_LAB_TERMINALS";
+
+/// For a verb inside the lab: whether its standard input is the caller's terminal, in which breaks are marked. `None` outside.
+pub fn caller_types() -> Option<bool> {
+    env::var_os(INSIDE)?;
+    let terminals = env::var(TERMINALS).unwrap_or_default();
+    Some(terminals.split(',').any(|stream| stream == "stdin"))
+}
+
 impl Place {
     /// Decides for this process, given whether there is a KVM here that will do.
     pub fn choose(wish: Wish, here: Result<(), NoKvm>) -> Result<Self, NoKvm> {

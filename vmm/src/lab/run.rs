@@ -10,19 +10,20 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGSTOP, SIGTERM, SIGTSTP, SIGWINCH};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGSTOP, SIGTERM, SIGTSTP, SIGWINCH};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
 use super::carry::Carrier;
 use super::contents::{Checked, Contents};
 use super::frame::{CHUNK, Channel, Ended, FileOp, Hash, Program, Size, Start, ToAgent, ToHost};
-use super::place::INSIDE;
+use super::place::{INSIDE, TERMINALS};
 use super::session::{Session, Told, Verb};
 use super::survey::Survey;
-use super::terminal::{self, Raw};
+use super::terminal;
 use super::window::Window;
 use super::{Error, memory};
+use crate::console::{self, Attached, Console};
 
 /// How long a verb may take to end after it was asked to by a signal. A guest that is being stopped, with its console written out,
 /// took 2 s at most on a loaded machine.
@@ -69,6 +70,16 @@ impl Streams {
             stderr: Box::new(io::stderr()),
         }
     }
+
+    /// With a console in place of standard input and output.
+    fn with(console: &Console) -> Result<Self, console::Error> {
+        let mut streams = Self::own();
+        streams.stdout = Box::new(console.output()?);
+        if let Some(input) = console.input()? {
+            streams.stdin = Box::new(input.file);
+        }
+        Ok(streams)
+    }
 }
 
 /// What the thread that attends a verb waits for.
@@ -104,7 +115,7 @@ impl Interrupter {
 
 /// Hands the signals that this process gets to the verb that runs. One that comes when the verb has ended does what it does by default.
 fn forward_signals(verb: Interrupter) -> io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGWINCH])?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT, SIGWINCH])?;
     thread::spawn(move || {
         for signal in signals.forever() {
             let told = match signal {
@@ -112,8 +123,12 @@ fn forward_signals(verb: Interrupter) -> io::Result<()> {
                 SIGTSTP => {
                     // The verb rests while its caller does.
                     let told = verb.stop();
-                    let _ = emulate_default_handler(SIGTSTP);
-                    told && verb.signal(SIGCONT)
+                    console::terminal::stop();
+                    told
+                }
+                SIGCONT => {
+                    console::terminal::resume();
+                    verb.signal(SIGCONT)
                 }
                 _ => verb.signal(signal),
             };
@@ -161,7 +176,7 @@ impl Session {
             }),
             stdin: prepared.start.stdin.then_some(streams.stdin),
             contents: prepared.contents,
-            raw: None,
+            terminal: None,
             verb,
             events,
             inbox,
@@ -172,17 +187,28 @@ impl Session {
     }
 
     /// The same on behalf of this whole process: its signals are the verb's.
-    pub(super) fn run_for_process(&self, prepared: Prepared) -> Result<Ended, Error> {
-        let raw = prepared
-            .start
-            .terminal
-            .map(|_| Raw::enter())
-            .transpose()
-            .map_err(Error::Terminal)?;
-        let mut running = self.start(prepared, Streams::own())?;
-        running.raw = raw;
+    pub(super) fn run_for_process(
+        &self,
+        prepared: Prepared,
+        console: Option<Console>,
+    ) -> Result<Ended, Error> {
+        let shell = prepared.start.terminal.is_some();
+        let streams = match &console {
+            Some(console) => Streams::with(console)?,
+            None => Streams::own(),
+        };
+        let mut running = self.start(prepared, streams)?;
         forward_signals(running.interrupter()).map_err(Error::Signals)?;
-        running.wait()
+        running.terminal = match &console {
+            Some(console) => console.attach()?,
+            None if shell => Some(Attached::bare()?),
+            None => None,
+        };
+        let ended = running.wait();
+        if let Some(console) = console {
+            console.finish();
+        }
+        ended
     }
 }
 
@@ -295,7 +321,7 @@ fn environment() -> Vec<(OsString, OsString)> {
         .filter(|(_, is)| *is)
         .map(|(name, _)| name)
         .collect();
-    environment.push(("VMM_LAB_TERMINALS".into(), terminals.join(",").into()));
+    environment.push((TERMINALS.into(), terminals.join(",").into()));
     environment
 }
 
@@ -319,7 +345,7 @@ pub(super) struct Running {
     stdout: Sink<Vec<u8>>,
     stderr: Sink<Vec<u8>>,
     files: Sink<FileOp>,
-    raw: Option<Raw>,
+    terminal: Option<Attached>,
 }
 
 struct Windows {
@@ -362,7 +388,7 @@ impl Running {
     /// Attends the verb to its end and writes out all that has come by then, also when the lab was lost.
     pub(super) fn wait(mut self) -> Result<Ended, Error> {
         let ended = self.attend();
-        self.raw = None;
+        self.terminal = None;
         // Without a receiver signals do what they do by default: whoever waits for a stuck reader of our output can end that.
         drop(self.inbox);
         self.windows.stdin.close();
@@ -393,7 +419,7 @@ impl Running {
                         seconds: TO_END.as_secs(),
                     });
                 }
-                (Ok(Event::Signal(signal @ (SIGINT | SIGTERM | SIGHUP))), Some(_)) => {
+                (Ok(Event::Signal(signal @ (SIGINT | SIGTERM | SIGHUP | SIGQUIT))), Some(_)) => {
                     return Err(Error::Killed { signal });
                 }
                 (Ok(Event::Signal(signal)), _) => {

@@ -4,17 +4,14 @@
 //! everything else on as it is: the credit that bounds a stream runs from end to end.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 
-use rustix::fs::{FileType, Mode, fstat};
-use rustix::process::umask;
+use rustix::fs::{FileType, fstat};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -22,6 +19,7 @@ use super::Error;
 use super::frame::{self, Frame, FrameError, Hello, ToAgent, ToHost};
 use super::session::{Session, Told};
 use super::wire;
+use crate::console::socket::Listener;
 
 /// Why serving ends.
 enum End {
@@ -37,8 +35,8 @@ pub fn serve(socket: &Path, memory: u64, ready: impl FnOnce()) -> Result<(), Err
         path: socket.to_owned(),
         source,
     };
-    let listener = bind(socket).map_err(failed)?;
-    let _gone_at_the_end = Bound(socket.to_owned());
+    let listener = Listener::bind(socket).map_err(failed)?;
+    let accepting = listener.socket().try_clone().map_err(failed)?;
     let (ends, end) = mpsc::channel();
     end_by_signal(ends.clone()).map_err(Error::Signals)?;
     end_with_stdin(ends.clone()).map_err(failed)?;
@@ -50,7 +48,7 @@ pub fn serve(socket: &Path, memory: u64, ready: impl FnOnce()) -> Result<(), Err
         }
     }))?;
     thread::spawn(move || {
-        for client in listener.incoming() {
+        for client in accepting.incoming() {
             let session = Arc::clone(&session);
             thread::spawn(move || {
                 if let Err(error) = client
@@ -67,40 +65,6 @@ pub fn serve(socket: &Path, memory: u64, ready: impl FnOnce()) -> Result<(), Err
         Ok(End::Lost(why)) => Err(Error::Lost { why }),
         Ok(End::Asked) | Err(_) => Ok(()),
     }
-}
-
-/// A socket's file.
-struct Bound(PathBuf);
-
-impl Drop for Bound {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.0) {
-            tracing::warn!("cannot remove {}: {error}", self.0.display());
-        }
-    }
-}
-
-/// Only this user may connect. The file of a server that was killed is replaced.
-fn bind(path: &Path) -> io::Result<UnixListener> {
-    if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
-        match UnixStream::connect(path) {
-            Ok(_) => {
-                return Err(io::Error::new(
-                    io::ErrorKind::AddrInUse,
-                    "somebody serves there already",
-                ));
-            }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                fs::remove_file(path)?
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    // No other thread runs yet that could make a file meanwhile.
-    let before = umask(Mode::RWXG | Mode::RWXO);
-    let listener = UnixListener::bind(path);
-    umask(before);
-    listener
 }
 
 fn end_by_signal(ends: Sender<End>) -> io::Result<()> {

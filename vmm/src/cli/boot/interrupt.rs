@@ -1,11 +1,13 @@
-//! Signals that end a run.
+//! Signals that end a run, or have it pause.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 use signal_hook::iterator::{Handle, Signals};
+
+use crate::console::terminal;
 
 type Stop = Box<dyn Fn(i32) + Send>;
 
@@ -15,7 +17,16 @@ struct State {
     stop: Option<Stop>,
 }
 
-/// Watches for the signals by which people and systems end a program, until it is dropped.
+impl State {
+    fn take(&mut self, signal: i32) {
+        self.came = Some(signal);
+        if let Some(stop) = &self.stop {
+            stop(signal);
+        }
+    }
+}
+
+/// Watches for the signals by which people and systems end a program, or stop it and let it go on, until it is dropped.
 pub(super) struct Interrupt {
     state: Arc<Mutex<State>>,
     handle: Handle,
@@ -24,7 +35,7 @@ pub(super) struct Interrupt {
 
 impl Interrupt {
     pub(super) fn watch() -> io::Result<Self> {
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT])?;
         let handle = signals.handle();
         let state = Arc::<Mutex<State>>::default();
         let shared = Arc::clone(&state);
@@ -32,10 +43,10 @@ impl Interrupt {
             .name("signals".into())
             .spawn(move || {
                 for signal in signals.forever() {
-                    let mut state = lock(&shared);
-                    state.came = Some(signal);
-                    if let Some(stop) = &state.stop {
-                        stop(signal);
+                    match signal {
+                        SIGTSTP => terminal::stop(),
+                        SIGCONT => terminal::resume(),
+                        _ => lock(&shared).take(signal),
                     }
                 }
             })?;

@@ -1,18 +1,19 @@
 //! `vmm boot` where there is KVM.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::interrupt::Interrupt;
-use super::{Args, OnReset, Where};
-use crate::cli::Exit;
+use super::{Args, OnReset};
+use crate::cli::{Exit, tell};
 use crate::conductor::{self, Conductor, End, Quiesced, Reason};
+use crate::console::{self, Console, Where};
 use crate::kvm::KvmVcpu;
-use crate::machine::{self, Blob, Console, Guest, Input, Machine, Tally, Told};
+use crate::lab::caller_types;
+use crate::machine::{self, Blob, Guest, Machine, Tally, Told};
 
 /// Why a guest could not be booted.
 #[derive(Debug, thiserror::Error)]
@@ -25,10 +26,10 @@ pub(in crate::cli) enum Error {
     },
     #[error("cannot watch for signals: {0}")]
     Signals(io::Error),
-    #[error("cannot use the standard streams as a console: {0}")]
-    Stdio(io::Error),
+    #[error(transparent)]
+    Console(#[from] console::Error),
     #[error("the console takes no more output: {0}")]
-    Console(io::Error),
+    ConsoleLost(io::Error),
     #[error(transparent)]
     Machine(#[from] machine::Error),
     #[error(transparent)]
@@ -50,11 +51,37 @@ pub(in crate::cli) fn run(args: &Args) -> Result<Exit, Error> {
         cmdline: args.cmdline.clone(),
         memory: args.memory,
     };
+    let console = open_console(&args.console)?;
     let interrupt = Interrupt::watch().map_err(Error::Signals)?;
+    let attached = console.attach()?;
+    let end = lives(args, &guest, &console, &interrupt);
+    drop(attached);
+    // A client may take its time with the last words, but not longer than the person who started all this.
+    let hurry = console.hurry();
+    let _watching = interrupt.calls(Box::new(move |_| hurry()));
+    console.finish();
+    end
+}
+
+/// Where the guest's console goes. In the lab its terminal or listener is at the caller, and here are streams to it.
+fn open_console(place: &Where) -> Result<Console, console::Error> {
+    match caller_types() {
+        Some(typed) if !matches!(place, Where::File(_)) => {
+            Console::streams(typed && *place == Where::Stdio, tell)
+        }
+        _ => Console::open(place, tell),
+    }
+}
+
+fn lives(
+    args: &Args,
+    guest: &Guest,
+    console: &Console,
+    interrupt: &Interrupt,
+) -> Result<Exit, Error> {
     let deadline = args
         .timeout
         .map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let output = output(&args.console)?;
     let (strays, resets) = (Arc::new(Tally::default()), Tally::default());
     let exit = loop {
         let machine = Machine::build(
@@ -64,11 +91,7 @@ pub(in crate::cli) fn run(args: &Args) -> Result<Exit, Error> {
             args.dump_dtb.as_deref(),
             &strays,
         )?;
-        let console = Console {
-            output: output.try_clone().map_err(Error::Stdio)?,
-            input: input(&args.console)?,
-        };
-        let exit = once(machine, console, &interrupt, deadline)?;
+        let exit = once(machine, console, interrupt, deadline)?;
         match exit {
             Exit::GuestReset if args.on_reset == OnReset::Restart => match resets.add() {
                 Told::Yes => eprintln!("vmm: the guest reset itself: again"),
@@ -95,18 +118,26 @@ pub(in crate::cli) fn run(args: &Args) -> Result<Exit, Error> {
 /// One life of the guest.
 fn once(
     machine: Machine,
-    console: Console,
+    console: &Console,
     interrupt: &Interrupt,
     deadline: Option<Instant>,
 ) -> Result<Exit, Error> {
+    let ends = machine::Console {
+        output: console.output().map_err(console::Error::from)?,
+        input: console.input().map_err(console::Error::from)?.map(|input| {
+            let console::Input { file, marked } = input;
+            machine::Input { file, marked }
+        }),
+    };
     let Machine { vcpus, bus, uart } = machine;
     let conductor = Conductor::start(vcpus, &bus)?;
     let lost = conductor.stopper();
-    let outlet = uart.connect(console, Box::new(move || lost.stop(Reason::ConsoleLost)))?;
-    let (stopper, hurry) = (conductor.stopper(), outlet.hurry());
+    let outlet = uart.connect(ends, Box::new(move || lost.stop(Reason::ConsoleLost)))?;
+    let (stopper, hurry, hurry_clients) = (conductor.stopper(), outlet.hurry(), console.hurry());
     let watching = interrupt.calls(Box::new(move |signal| {
         stopper.stop(Reason::Signal(signal));
         hurry();
+        hurry_clients();
     }));
     conductor.run();
     let end = conductor.wait(deadline);
@@ -125,7 +156,7 @@ fn once(
     conductor.finish();
     let written = outlet.finish();
     drop(watching);
-    written.map_err(Error::Console)?;
+    written.map_err(Error::ConsoleLost)?;
     exit
 }
 
@@ -150,32 +181,4 @@ fn read(operation: &'static str, path: &Path) -> Result<Blob, Error> {
             source,
         }),
     }
-}
-
-fn output(console: &Where) -> Result<File, Error> {
-    match console {
-        Where::Stdio => duplicate(&io::stdout()),
-        Where::File(path) => File::create(path).map_err(|source| Error::File {
-            operation: "create console file",
-            path: path.display().to_string(),
-            source,
-        }),
-    }
-}
-
-fn input(console: &Where) -> Result<Option<Input>, Error> {
-    match console {
-        Where::Stdio => duplicate(&io::stdin()).map(|file| {
-            Some(Input {
-                file,
-                marked: false,
-            })
-        }),
-        Where::File(_) => Ok(None),
-    }
-}
-
-fn duplicate(stream: &impl AsFd) -> Result<File, Error> {
-    let fd: OwnedFd = stream.as_fd().try_clone_to_owned().map_err(Error::Stdio)?;
-    Ok(File::from(fd))
 }

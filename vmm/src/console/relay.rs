@@ -1,0 +1,272 @@
+//! Carries bytes between a guest and whoever is connected outside, who may come and go.
+//!
+//! A client that is there gets everything, at its own speed: a slow one slows the guest's console down. While nobody is there the last of
+//! what the guest says is kept for the next.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread::JoinHandle;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+use rustix::pipe::{PIPE_BUF, PipeFlags, fcntl_setpipe_size, pipe_with};
+
+/// As much is kept of what the guest says to nobody: the last of it.
+const KEPT: usize = 64 << 10;
+
+/// As much as an unprivileged process may have a pipe hold (pipe(7), /proc/sys/fs/pipe-max-size).
+const PIPE_SIZE: usize = 1 << 20;
+
+/// A pipe that holds much: what is typed waits in it for a guest that does not read yet.
+pub(super) fn pipe() -> io::Result<(File, File)> {
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+    // A user who has many pipes gets no more than the usual 64 KiB.
+    let _ = fcntl_setpipe_size(&writer, PIPE_SIZE);
+    Ok((reader.into(), writer.into()))
+}
+
+/// Where clients come from. Its files do not block.
+pub(super) trait Outside: Send {
+    /// Becomes readable when somebody may have come.
+    fn news(&self) -> BorrowedFd<'_>;
+    /// Looks who has come.
+    fn look(&mut self) -> io::Result<()>;
+    /// Who hears what the guest says.
+    fn hearer(&self) -> Option<BorrowedFd<'_>>;
+    /// It does not any more.
+    fn lose_hearer(&mut self);
+    /// Who types.
+    fn typist(&self) -> Option<BorrowedFd<'_>>;
+    /// There is no more to come from this one.
+    fn lose_typist(&mut self);
+    /// The run is over, and nobody may come any more.
+    fn close(&mut self);
+}
+
+/// A relay at work.
+#[derive(Debug)]
+pub(super) struct Relay {
+    thread: Option<JoinHandle<()>>,
+    hurry: OwnedFd,
+}
+
+impl Relay {
+    /// Starts it; it ends some time after the guest's output has ended.
+    pub(super) fn start(
+        outside: impl Outside + 'static,
+        from_guest: File,
+        to_guest: File,
+    ) -> io::Result<Self> {
+        let hurry = eventfd(0, EventfdFlags::CLOEXEC)?;
+        let mut relaying = Relaying {
+            outside,
+            from_guest,
+            to_guest,
+            hurry: hurry.try_clone()?,
+            hurried: false,
+            over: false,
+            said: VecDeque::new(),
+            typed: Vec::new(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("console".into())
+            .spawn(move || {
+                if let Err(error) = relaying.run() {
+                    tracing::warn!("the console's clients are lost: {error}");
+                }
+            })?;
+        Ok(Self {
+            thread: Some(thread),
+            hurry,
+        })
+    }
+
+    /// What keeps it from waiting for a client that takes nothing.
+    pub(super) fn hurry(&self) -> impl Fn() + Send + use<> {
+        let hurry = self.hurry.try_clone();
+        move || {
+            if let Ok(hurry) = &hurry {
+                open(hurry);
+            }
+        }
+    }
+
+    /// Waits until the last words are out. The output's other end has been closed.
+    pub(super) fn finish(mut self) {
+        self.join();
+    }
+
+    fn join(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // Also dropped while a panic unwinds.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        open(&self.hurry);
+        self.join();
+    }
+}
+
+fn open(event: &OwnedFd) {
+    // An eventfd takes 2^64 - 2 of these before it would block.
+    let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
+}
+
+struct Relaying<O> {
+    outside: O,
+    from_guest: File,
+    to_guest: File,
+    hurry: OwnedFd,
+    hurried: bool,
+    /// The guest says nothing more.
+    over: bool,
+    said: VecDeque<u8>,
+    typed: Vec<u8>,
+}
+
+/// What can happen.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Source {
+    Hurry,
+    FromGuest,
+    ToGuest,
+    News,
+    Hearer,
+    Typist,
+}
+
+impl<O: Outside> Relaying<O> {
+    fn run(&mut self) -> io::Result<()> {
+        while !(self.over && (self.said.is_empty() || self.outside.hearer().is_none())) {
+            let happened = self.wait()?;
+            if self.over && self.hurried && happened.is_empty() {
+                return Ok(());
+            }
+            for (source, flags) in happened {
+                match source {
+                    Source::Hurry => self.hurried = true,
+                    Source::FromGuest => self.hear_guest()?,
+                    Source::ToGuest => self.type_to_guest(),
+                    Source::News => self.outside.look()?,
+                    Source::Hearer => self.say(flags),
+                    Source::Typist => self.hear_typist(),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for one or more of the things that can happen now. When it is over and there is no time, it does not wait.
+    fn wait(&self) -> io::Result<Vec<(Source, PollFlags)>> {
+        let hearer = self.outside.hearer();
+        let mut wanted = Vec::new();
+        let mut want =
+            |source, fd, flags| wanted.push((source, PollFd::from_borrowed_fd(fd, flags)));
+        if !self.hurried {
+            want(Source::Hurry, self.hurry.as_fd(), PollFlags::IN);
+        }
+        if !self.over {
+            want(Source::News, self.outside.news(), PollFlags::IN);
+            if self.said.is_empty() || hearer.is_none() {
+                want(Source::FromGuest, self.from_guest.as_fd(), PollFlags::IN);
+            }
+            if !self.typed.is_empty() {
+                want(Source::ToGuest, self.to_guest.as_fd(), PollFlags::OUT);
+            } else if let Some(typist) = self.outside.typist() {
+                want(Source::Typist, typist, PollFlags::IN);
+            }
+        }
+        if let Some(hearer) = hearer {
+            // Without a flag it still tells when the client has gone.
+            let flags = if self.said.is_empty() {
+                PollFlags::empty()
+            } else {
+                PollFlags::OUT
+            };
+            want(Source::Hearer, hearer, flags);
+        }
+        let (sources, mut fds): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
+        const NOW: Timespec = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let patience = (self.over && self.hurried).then_some(&NOW);
+        loop {
+            match poll(&mut fds, patience) {
+                Ok(_) => break,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let happened = sources.into_iter().zip(fds);
+        Ok(happened
+            .map(|(source, fd)| (source, fd.revents()))
+            .filter(|(_, flags)| !flags.is_empty())
+            .collect())
+    }
+
+    fn hear_guest(&mut self) -> io::Result<()> {
+        let mut buffer = [0; PIPE_BUF];
+        match rustix::io::read(&self.from_guest, &mut buffer) {
+            Ok(0) => {
+                self.over = true;
+                self.outside.close();
+            }
+            Ok(count) => {
+                self.said.extend(&buffer[..count]);
+                if self.outside.hearer().is_none() {
+                    let too_many = self.said.len().saturating_sub(KEPT);
+                    self.said.drain(..too_many);
+                }
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// To the client. What it has not taken when it goes is kept for the next one.
+    fn say(&mut self, flags: PollFlags) {
+        let Some(hearer) = self.outside.hearer() else {
+            return;
+        };
+        if !flags.intersects(PollFlags::HUP | PollFlags::ERR) {
+            match rustix::io::write(hearer, self.said.make_contiguous()) {
+                Ok(count) => drop(self.said.drain(..count)),
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(_) => self.outside.lose_hearer(),
+            }
+        } else {
+            self.outside.lose_hearer();
+        }
+    }
+
+    fn hear_typist(&mut self) {
+        let Some(typist) = self.outside.typist() else {
+            return;
+        };
+        let mut buffer = [0; PIPE_BUF];
+        match rustix::io::read(typist, &mut buffer) {
+            Ok(0) => self.outside.lose_typist(),
+            Ok(count) => self.typed.extend(&buffer[..count]),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            // A pseudo-terminal that nobody has open any more says EIO.
+            Err(_) => self.outside.lose_typist(),
+        }
+    }
+
+    /// A writable pipe takes `PIPE_BUF` bytes without waiting. One that nobody reads any more belongs to a run that is over.
+    fn type_to_guest(&mut self) {
+        match rustix::io::write(&self.to_guest, &self.typed) {
+            Ok(count) => drop(self.typed.drain(..count)),
+            Err(Errno::INTR) => {}
+            Err(_) => self.typed.clear(),
+        }
+    }
+}
