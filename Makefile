@@ -65,6 +65,7 @@ guest_cargo = @echo 'cargo $(1)' && $(GUEST_ENV) cargo $(1)
 
 HOST_VMM  := target/release/vmm
 ARM64_VMM := target/$(TC_VMM_TARGET)/release/vmm
+CARGO_FUZZ := $(HOLDPOINT_CACHE)/tools/cargo-fuzz-0.13.1/bin/cargo-fuzz
 INIT      := target/$(TC_VMM_TARGET)/release/init
 PREFIX    ?= /usr/local
 COMPLETIONS := $(addprefix target/completions/,bash fish zsh)
@@ -117,8 +118,20 @@ test: $(HOST_VMM) $(PAYLOAD) images $(LAB) ## all tests: units on this machine, 
 	$(call cargo,test --locked -p e2e --tests)
 
 .PHONY: soak
-soak: $(HOST_VMM) $(PAYLOAD) images $(LAB) ## the tests that take long
+soak: $(HOST_VMM) $(PAYLOAD) images $(LAB) ## the tests that take long, and half an hour of fuzzing each target
 	$(call cargo,test --locked -p e2e --tests -- --ignored)
+	$(MAKE) fuzz FUZZ_SECONDS=1800
+
+# The code under test is safe Rust: a sanitizer would find nothing that its own checks don't, and needs a nightly compiler.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+
+.PHONY: fuzz
+fuzz: $(CARGO_FUZZ) ## fuzz every target of fuzz/ for FUZZ_SECONDS (60)
+	@set -e; for target in $(FUZZ_TARGETS); do \
+	    echo "cargo fuzz run --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS)"; \
+	    $(ENV) $(CARGO_FUZZ) run --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=1024 -verbosity=0 -print_funcs=0 -print_final_stats=1; \
+	done
 
 .PHONY: man
 man: target/man/vmm.1 ## the manual pages: target/man
@@ -184,3 +197,7 @@ target/lab/initrd.cpio: $(ARM64_VMM) images/applets tools/initramfs.sh $(BUSYBOX
 target/lab/vmlinuz: $(HOLDPOINT_CACHE)/parts/lab-kernel/vmlinuz
 	@mkdir -p $(@D)
 	ln -sf $(HOLDPOINT_CACHE)/parts/lab-kernel/vmlinuz $@
+
+$(CARGO_FUZZ):
+	@echo 'cargo install cargo-fuzz' && rm -rf $(@D) && \
+	    $(ENV) CARGO_TARGET_DIR=target/cargo-fuzz cargo install --quiet --locked --root $(abspath $(@D)/..) cargo-fuzz@0.13.1

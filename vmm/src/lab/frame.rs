@@ -275,6 +275,33 @@ fn fill(port: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
+/// What the fuzz target `frames` runs (fuzz/): as a frame and as what comes on a port, bytes are an error, or what would be
+/// written in their place can be read again.
+///
+/// # Panics
+///
+/// When that is not so.
+#[doc(hidden)]
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(bytes: &[u8]) {
+    fn check<M: Serialize + DeserializeOwned + std::fmt::Debug + PartialEq>(frame: &Frame<M>) {
+        let written = encode(frame).expect("no longer than it came");
+        let again = read(&mut written.as_slice()).expect("what is written can be read");
+        assert_eq!(again.as_ref(), Some(frame));
+    }
+    fn side<M: Serialize + DeserializeOwned + std::fmt::Debug + PartialEq>(bytes: &[u8]) {
+        if let Ok(frame) = decode::<M>(bytes) {
+            check(&frame);
+        }
+        let mut port = bytes;
+        while let Ok(Some(frame)) = read::<M>(&mut port) {
+            check(&frame);
+        }
+    }
+    side::<ToAgent>(bytes);
+    side::<ToHost>(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::ffi::OsStringExt;

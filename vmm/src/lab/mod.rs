@@ -33,6 +33,9 @@ use std::path::PathBuf;
 use crate::console::{self, Console};
 
 pub use frame::Ended;
+#[doc(hidden)]
+#[cfg(feature = "fuzzing")]
+pub use frame::fuzz;
 pub use pid1::{Error as AgentError, main as agent};
 pub use place::{Place, Wish, caller_types};
 pub use run::{Needs, Request, Streams};

@@ -158,35 +158,13 @@ fn guest() -> impl Strategy<Value = Guest> {
     )
 }
 
-/// What [`super::build`] relies on when it loads a plan.
-pub(super) fn check(layout: &Layout) {
-    let ram = map::DTB.end..map::RAM.start + layout.memory;
-    let inside = |at: u64, len: u64| at >= ram.start && at.checked_add(len) <= Some(ram.end);
-    let kernel = &layout.kernel;
-    let mut bytes = 0;
-    for (at, segment) in &kernel.segments {
-        bytes += segment.len() as u64;
-        assert!(inside(*at, segment.len() as u64), "a segment at {at:#x}");
-    }
-    assert!(bytes <= layout.memory, "{bytes} bytes are held for it");
-    assert!(ram.contains(&kernel.entry), "entry {:#x}", kernel.entry);
-    assert!(kernel.end <= ram.end, "end {:#x}", kernel.end);
-    if let Some((range, bytes)) = &layout.initrd {
-        assert_eq!(range.end - range.start, bytes.len() as u64);
-        assert!(
-            range.start >= kernel.end && range.end <= ram.end,
-            "{range:x?}"
-        );
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn a_plan_lies_in_ram_or_is_an_error(guest in guest()) {
         if let Ok(layout) = Layout::plan(guest) {
-            check(&layout);
+            layout.check();
         }
     }
 }

@@ -122,6 +122,57 @@ impl Layout {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+impl Layout {
+    /// What [`super::build`] relies on when it loads a plan.
+    ///
+    /// # Panics
+    ///
+    /// When it could not.
+    pub(super) fn check(&self) {
+        let ram = map::DTB.end..map::RAM.start + self.memory;
+        let inside = |at: u64, len: u64| at >= ram.start && at.checked_add(len) <= Some(ram.end);
+        let kernel = &self.kernel;
+        let mut bytes = 0;
+        for (at, segment) in &kernel.segments {
+            bytes += segment.len() as u64;
+            assert!(inside(*at, segment.len() as u64), "a segment at {at:#x}");
+        }
+        assert!(bytes <= self.memory, "{bytes} bytes are held for it");
+        assert!(ram.contains(&kernel.entry), "entry {:#x}", kernel.entry);
+        assert!(kernel.end <= ram.end, "end {:#x}", kernel.end);
+        assert!(
+            self.dtb == map::DTB.start || self.dtb >= kernel.end && inside(self.dtb, map::DTB_SIZE),
+            "device tree {:#x}",
+            self.dtb
+        );
+        if let Some((range, bytes)) = &self.initrd {
+            assert_eq!(range.end - range.start, bytes.len() as u64);
+            assert!(
+                range.start >= kernel.end && range.end <= ram.end,
+                "{range:x?}"
+            );
+            assert!(
+                self.dtb < kernel.end || range.end <= self.dtb,
+                "{range:x?} over the device tree"
+            );
+        }
+    }
+}
+
+/// What the fuzz target `kernel` runs (fuzz/): whatever is asked for, an error or a plan that can be loaded.
+///
+/// # Panics
+///
+/// When it is neither.
+#[doc(hidden)]
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(guest: Guest) {
+    if let Ok(layout) = Layout::plan(guest) {
+        layout.check();
+    }
+}
+
 fn cmdline(text: &str) -> Result<String, Error> {
     if text.len() > CMDLINE_MOST {
         return Err(Error::CmdlineTooLong { have: text.len() });

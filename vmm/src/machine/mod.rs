@@ -23,6 +23,9 @@ pub use build::Machine;
 pub use bus::Bus;
 pub use console::{Console, Input, OnLost, Outlet};
 pub use kernel::Format;
+#[doc(hidden)]
+#[cfg(feature = "fuzzing")]
+pub use layout::fuzz;
 pub use layout::{Blob, Guest};
 pub use tally::{Tally, Told};
 pub use uart::Uart;
