@@ -8,10 +8,20 @@ use vmm_core::pl011::{Effects, Pl011, Symbol};
 
 #[derive(Arbitrary, Debug)]
 enum Event {
-    Read { offset: u16, size: u8 },
-    Write { offset: u16, size: u8, value: u64 },
+    Read {
+        offset: u16,
+        size: u8,
+    },
+    Write {
+        offset: u16,
+        size: u8,
+        value: u64,
+    },
     /// Of a register, as drivers make them.
-    Set { register: u8, value: u16 },
+    Set {
+        register: u8,
+        value: u16,
+    },
     Byte(u8),
     FramingError(u8),
     ParityError(u8),
