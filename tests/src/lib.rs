@@ -3,9 +3,11 @@
 mod flat;
 mod guests;
 mod processes;
+mod terminal;
 mod vmm;
 
 pub use flat::{RESET, SAY_R, SPIN, flat};
 pub use guests::{Guest, initrd, payload};
 pub use processes::Marked;
+pub use terminal::{Line, OnTerminal};
 pub use vmm::{Lab, Outcome, Running, Vmm, root};

@@ -16,7 +16,7 @@ use crate::Marked;
 
 /// Longer than anything takes on a machine that is busy with other things: its end is a failure of the test, with all
 /// that the command had said.
-const PATIENCE: Duration = Duration::from_secs(400);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(400);
 
 /// The top of the tree.
 pub fn root() -> PathBuf {
@@ -149,6 +149,11 @@ impl Vmm {
     pub fn with_input(mut self) -> Self {
         self.command.stdin(Stdio::piped());
         self
+    }
+
+    /// For running it in another way.
+    pub(crate) fn into_parts(self) -> (Command, String, Marked) {
+        (self.command, self.line, self.mark)
     }
 
     /// Runs it to its end.
@@ -319,6 +324,11 @@ impl Lab {
             socket,
             _folder: folder,
         }
+    }
+
+    /// Whether there is one.
+    pub fn emulated(&self) -> bool {
+        self.serving.is_some()
     }
 
     /// A command that runs in it.

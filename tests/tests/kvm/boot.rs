@@ -7,7 +7,6 @@ use std::process::Command;
 use e2e::{Guest, Lab, RESET, SAY_R, Vmm, flat, initrd, payload};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
-use sha2::{Digest, Sha256};
 
 use crate::SharedLab;
 
@@ -46,10 +45,6 @@ pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
     ));
     trials.push(lab.trial("boot::the_device_tree_is_dumped", the_device_tree_is_dumped));
     trials.push(lab.trial("boot::the_console_can_be_a_file", the_console_can_be_a_file));
-    trials.push(lab.trial(
-        "boot::input_reaches_the_guest_whole",
-        input_reaches_the_guest_whole,
-    ));
     trials.push(lab.trial(
         "boot::the_seed_places_the_kernel",
         the_seed_places_the_kernel,
@@ -209,20 +204,6 @@ fn the_console_can_be_a_file(lab: &Lab) {
             && !text.contains('x'.to_string().repeat(9).as_str()),
         "{text}"
     );
-}
-
-fn input_reaches_the_guest_whole(lab: &Lab) {
-    // 8 KiB without a line's end, the tty in raw mode: what arrives is counted and summed in the guest.
-    let command = "stty raw -echo; echo now type; head -c 8192 | sha256sum; stty sane";
-    let kernel = debian_6_12();
-    let mut running = linux(lab, &kernel, "quiet", command, &[])
-        .with_input()
-        .start();
-    running.wait_for("now type");
-    let bytes: Vec<u8> = (0..8192_u32).map(|n| b'!' + (n * 7 % 90) as u8).collect();
-    running.type_in(&bytes);
-    running.wait_for(&format!("{:x}", Sha256::digest(&bytes)));
-    running.end().exits(0);
 }
 
 /// Where Linux says it is, given a seed.

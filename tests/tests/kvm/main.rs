@@ -3,6 +3,7 @@
 //! With `-- --ignored` the tests run that take long (`make soak`).
 
 mod boot;
+mod console;
 mod errors;
 mod hostile;
 mod lab;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
     arguments.test_threads.get_or_insert(2);
     let shared = SharedLab::default();
     let mut trials = boot::trials(&shared);
+    trials.extend(console::trials(&shared));
     trials.extend(errors::trials(&shared));
     trials.extend(hostile::trials(&shared));
     trials.extend(lab::trials(&shared));

@@ -4,6 +4,8 @@ use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use signal_hook::consts::SIGKILL;
+
 use super::{Exit, complain, tell};
 use crate::console::{Console, Where};
 use crate::lab::{self, Ended, Needs, Request};
@@ -68,6 +70,13 @@ pub(super) fn run(needs: Needs, console: Option<&Where>) -> Exit {
 fn carry_out(request: &Request, console: Option<Console>) -> Exit {
     match lab::run(request, console) {
         Ok(Ended::Exit(code)) => Exit::Passed(code),
+        // Nobody here has sent that, and whoever runs a verb has not asked where.
+        Ok(Ended::Signal(SIGKILL)) if matches!(request, Request::Verb(..)) => {
+            eprintln!(
+                "vmm: the lab's side of this verb was killed, by somebody or for want of memory"
+            );
+            Exit::HostOrUsage
+        }
         Ok(Ended::Signal(signal)) => Exit::Signal(signal),
         Err(error) => failed(&error),
     }

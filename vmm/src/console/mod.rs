@@ -12,7 +12,7 @@ pub mod terminal;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use rustix::termios::isatty;
@@ -105,7 +105,7 @@ pub struct Console {
 }
 
 impl Console {
-    /// Opens it. A pseudo-terminal's name is told.
+    /// Opens it. Where it can be found is told, if that is elsewhere.
     pub fn open(place: &Where, tell: Tell) -> Result<Self, Error> {
         match place {
             Where::Stdio if isatty(io::stdin()) => {
@@ -125,15 +125,15 @@ impl Console {
             }
             Where::Pty => {
                 let pty = Pty::open().map_err(Error::Pty)?;
-                tell(&format!("console on {}", pty.path().display()));
-                Ok(Self::relayed(pty, tell)?)
+                let path = pty.path().to_owned();
+                Ok(Self::relayed(pty, &path, tell)?)
             }
             Where::Unix(path) => {
                 let socket = Socket::bind(path).map_err(|source| Error::Socket {
                     path: path.clone(),
                     source,
                 })?;
-                Ok(Self::relayed(socket, tell)?)
+                Ok(Self::relayed(socket, path, tell)?)
             }
         }
     }
@@ -162,10 +162,15 @@ impl Console {
         }
     }
 
-    fn relayed(outside: impl relay::Outside + 'static, tell: Tell) -> io::Result<Self> {
+    fn relayed(
+        outside: impl relay::Outside + 'static,
+        path: &Path,
+        tell: Tell,
+    ) -> io::Result<Self> {
         let (from_guest, output) = relay::pipe()?;
         let (input, to_guest) = relay::pipe()?;
         let relay = Relay::start(outside, from_guest, to_guest)?;
+        tell(&format!("console on {}", path.display()));
         Ok(Self {
             relay: Some(relay),
             ..Self::plain(output, Some(input), tell)

@@ -9,14 +9,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
-use super::relay::Outside;
+use super::relay::{self, Outside};
 
 /// A new pseudo-terminal: our side, the other side, and the other side's name. It becomes nobody's controlling terminal by this.
 pub fn open() -> io::Result<(File, File, PathBuf)> {
@@ -86,13 +85,7 @@ impl Outside for Pty {
                 Err(error) => return Err(error.into()),
             }
         }
-        const NOW: Timespec = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        let mut fd = [PollFd::new(&self.ours, PollFlags::empty())];
-        poll(&mut fd, Some(&NOW))?;
-        if !fd[0].revents().contains(PollFlags::HUP) {
+        if !relay::hung_up(&self.ours)? {
             self.heard = true;
             self.typed = true;
         }

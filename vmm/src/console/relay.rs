@@ -27,6 +27,19 @@ pub(super) fn pipe() -> io::Result<(File, File)> {
     Ok((reader.into(), writer.into()))
 }
 
+/// What `poll` calls "at once".
+const NOW: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
+
+/// Whether the other side has been closed.
+pub(super) fn hung_up(side: &impl AsFd) -> io::Result<bool> {
+    let mut fd = [PollFd::new(side, PollFlags::empty())];
+    poll(&mut fd, Some(&NOW))?;
+    Ok(fd[0].revents().contains(PollFlags::HUP))
+}
+
 /// Where clients come from. Its files do not block.
 pub(super) trait Outside: Send {
     /// Becomes readable when somebody may have come.
@@ -143,12 +156,14 @@ enum Source {
 
 impl<O: Outside> Relaying<O> {
     fn run(&mut self) -> io::Result<()> {
-        while !(self.over && (self.said.is_empty() || self.outside.hearer().is_none())) {
-            let happened = self.wait()?;
-            if self.over && self.hurried && happened.is_empty() {
+        loop {
+            if self.hurried && !self.said.is_empty() {
+                self.leave_behind()?;
+            }
+            if self.over && (self.said.is_empty() || self.outside.hearer().is_none()) {
                 return Ok(());
             }
-            for (source, flags) in happened {
+            for (source, flags) in self.wait()? {
                 match source {
                     Source::Hurry => self.hurried = true,
                     Source::FromGuest => self.hear_guest()?,
@@ -159,10 +174,21 @@ impl<O: Outside> Relaying<O> {
                 }
             }
         }
+    }
+
+    /// In a hurry, a client that takes nothing now is there no more.
+    fn leave_behind(&mut self) -> io::Result<()> {
+        if let Some(hearer) = self.outside.hearer() {
+            let mut fd = [PollFd::from_borrowed_fd(hearer, PollFlags::OUT)];
+            poll(&mut fd, Some(&NOW))?;
+            if fd[0].revents().is_empty() {
+                self.outside.lose_hearer();
+            }
+        }
         Ok(())
     }
 
-    /// Waits for one or more of the things that can happen now. When it is over and there is no time, it does not wait.
+    /// Waits for one or more of the things that can happen now.
     fn wait(&self) -> io::Result<Vec<(Source, PollFlags)>> {
         let hearer = self.outside.hearer();
         let mut wanted = Vec::new();
@@ -192,13 +218,8 @@ impl<O: Outside> Relaying<O> {
             want(Source::Hearer, hearer, flags);
         }
         let (sources, mut fds): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
-        const NOW: Timespec = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        let patience = (self.over && self.hurried).then_some(&NOW);
         loop {
-            match poll(&mut fds, patience) {
+            match poll(&mut fds, None) {
                 Ok(_) => break,
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -268,5 +289,121 @@ impl<O: Outside> Relaying<O> {
             Err(Errno::INTR) => {}
             Err(_) => self.typed.clear(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream;
+
+    use super::{KEPT, Relay, pipe};
+    use crate::console::socket::Socket;
+    use std::fs::File;
+    use std::path::PathBuf;
+
+    /// A relay to a socket, and the guest's ends.
+    struct Rig {
+        folder: tempfile::TempDir,
+        output: File,
+        input: File,
+        // Last: it ends when the output has ended.
+        relay: Relay,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let socket = Socket::bind(&folder.path().join("console")).unwrap();
+            let ((from_guest, output), (input, to_guest)) = (pipe().unwrap(), pipe().unwrap());
+            let relay = Relay::start(socket, from_guest, to_guest).unwrap();
+            Self {
+                folder,
+                relay,
+                output,
+                input,
+            }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.folder.path().join("console")
+        }
+
+        fn connect(&self) -> UnixStream {
+            UnixStream::connect(self.path()).unwrap()
+        }
+
+        /// The guest hears this.
+        fn hears(&mut self, text: &str) {
+            let mut heard = vec![0; text.len()];
+            self.input.read_exact(&mut heard).unwrap();
+            assert_eq!(heard, text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn the_last_of_what_was_said_to_nobody_is_for_the_next_client() {
+        let mut rig = Rig::new();
+        let said: Vec<u8> = (0..4 * KEPT).map(|n| (n / 1000) as u8).collect();
+        rig.output.write_all(&said).unwrap();
+        // Said to nobody, too: the first client leaves before, and has been heard of when the second one is.
+        let mut client = rig.connect();
+        client.write_all(b"a").unwrap();
+        rig.hears("a");
+        let mut got = vec![0; KEPT];
+        client.read_exact(&mut got).unwrap();
+        rig.output.write_all(b"!").unwrap();
+        let Rig { relay, output, .. } = rig;
+        drop(output);
+        relay.finish();
+        client.read_to_end(&mut got).unwrap();
+        // It may have come before all of it was said, but never gets less than the last.
+        assert!(got.len() > KEPT && [&said[..], b"!"].concat().ends_with(&got));
+    }
+
+    #[test]
+    fn what_a_client_typed_before_it_left_is_heard_before_what_the_next_one_types() {
+        let mut rig = Rig::new();
+        let mut first = rig.connect();
+        first.write_all(b"first ").unwrap();
+        drop(first);
+        rig.hears("first ");
+        let mut second = rig.connect();
+        second.write_all(b"second").unwrap();
+        rig.hears("second");
+    }
+
+    #[test]
+    fn a_client_that_types_no_more_still_hears() {
+        let mut rig = Rig::new();
+        let mut client = rig.connect();
+        client.write_all(b"only").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        rig.hears("only");
+        rig.output.write_all(b"answer").unwrap();
+        let Rig { relay, output, .. } = rig;
+        drop(output);
+        relay.finish();
+        let mut got = String::new();
+        client.read_to_string(&mut got).unwrap();
+        assert_eq!(got, "answer");
+    }
+
+    #[test]
+    fn a_client_that_hears_nothing_is_left_behind_in_a_hurry_and_the_file_is_gone() {
+        let mut rig = Rig::new();
+        let mut client = rig.connect();
+        client.write_all(b"a").unwrap();
+        rig.hears("a");
+        // More than its socket holds, and less than the pipe behind which the guest would wait.
+        rig.output.write_all(&vec![b'x'; 512 << 10]).unwrap();
+        let path = rig.path();
+        let Rig { relay, output, .. } = rig;
+        drop(output);
+        let hurry = relay.hurry();
+        hurry();
+        relay.finish();
+        assert!(!path.exists());
     }
 }

@@ -13,7 +13,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
 };
 
-use super::relay::Outside;
+use super::relay::{self, Outside};
 
 /// A listener to which only this user may connect. Its file goes with it.
 #[derive(Debug)]
@@ -126,6 +126,12 @@ impl Outside for Socket {
             Err(error) => return Err(error),
         };
         client.set_nonblocking(true)?;
+        // The one before may have left in order to make room for this one.
+        if let Some(before) = &self.client
+            && relay::hung_up(before)?
+        {
+            self.client = None;
+        }
         if self.client.is_some() || self.typists.len() >= LEFT_BEHIND {
             // It may have gone without waiting for the answer.
             let _ = client.write_all(b"vmm: somebody else is connected to this console\r\n");
