@@ -145,6 +145,11 @@ install: $(if $(SUDO_UID),,$(HOST_VMM) man $(COMPLETIONS) $(LAB)) ## put vmm, it
 uninstall: ## take them away again
 	tools/install.sh remove $(DESTDIR)$(PREFIX)
 
+.PHONY: bench
+bench: $(HOST_VMM) ## how long the model takes to explore its default set
+	@bash -c 'time for scenario in tests/scenarios/any-*.toml; do \
+	    $(HOST_VMM) explore $$(basename $$scenario .toml) -q > /dev/null || exit; done'
+
 .PHONY: lint
 lint: ## format, clippy on every target, licences
 	$(call cargo,fmt --all --check)
