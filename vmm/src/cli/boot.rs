@@ -19,7 +19,7 @@ pub(super) use run::run;
 ///
 /// The guest has a GICv3, a PL011 and the memory map of QEMU's `virt`; it ends by PSCI.
 #[derive(clap::Args)]
-#[command(after_help = format!("On a terminal: {}.\n\n{}", console::HELP, Exit::TABLE))]
+#[command(after_help = format!("{}\n\nOn a terminal: {}.", Exit::TABLE, console::HELP))]
 pub(super) struct Args {
     /// The kernel
     #[arg(long, value_name = "FILE")]
