@@ -6,6 +6,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod mailbox;
 pub mod memory_map;
 pub mod note;
 pub mod point;
