@@ -112,7 +112,15 @@ const VMM_ROOMS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     (
         "cli",
-        &["conductor", "console", "host", "kvm", "lab", "machine"],
+        &[
+            "conductor",
+            "console",
+            "host",
+            "kvm",
+            "lab",
+            "machine",
+            "subject",
+        ],
     ),
     ("conductor", &["machine", "vcpu"]),
     ("console", &[]),
@@ -120,6 +128,7 @@ const VMM_ROOMS: &[(&str, &[&str])] = &[
     ("kvm", &["vcpu"]),
     ("lab", &["console", "sys"]),
     ("machine", &["kvm", "vcpu"]),
+    ("subject", &["conductor", "kvm", "machine", "vcpu"]),
     ("sys", &[]),
     ("vcpu", &[]),
 ];
@@ -128,7 +137,6 @@ const VMM_ROOMS: &[(&str, &[&str])] = &[
 const CORE_ROOMS: &[(&str, &[&str])] = &[
     ("arm", &[]),
     ("choose", &["arm"]),
-    ("console", &["pl011"]),
     ("console", &["pl011"]),
     ("evidence", &["arm"]),
     ("host", &[]),

@@ -14,5 +14,6 @@ pub mod lab;
     allow(dead_code, reason = "elsewhere only its tests use all of it")
 )]
 pub mod machine;
+pub mod subject;
 mod sys;
 pub mod vcpu;

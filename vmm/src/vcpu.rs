@@ -8,6 +8,8 @@ pub(crate) mod scripted;
 
 use std::fmt;
 
+use vmm_core::evidence::Regs;
+
 /// How many bytes a guest's load or store moves.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Width {
@@ -86,6 +88,10 @@ pub enum Exit {
     PowerOff,
     /// The guest asked PSCI for SYSTEM_RESET.
     Reset,
+    /// It stands before an instruction at which it has a breakpoint.
+    Breakpoint,
+    /// It powers itself off, where the VM has that told ([`Vcpu::power_off`] does it).
+    PowersItselfOff,
     /// Somebody kicked it.
     Kicked,
 }
@@ -153,6 +159,15 @@ pub trait Vcpu {
 
     /// Where it stands.
     fn standing(&mut self) -> Result<Standing, Self::Error>;
+
+    /// Its registers at EL1. No access may be pending.
+    fn registers(&mut self) -> Result<Regs, Self::Error>;
+
+    /// Has it leave before it executes the instruction at this address, or nowhere.
+    fn break_at(&mut self, address: Option<u64>) -> Result<(), Self::Error>;
+
+    /// Powers it off, as PSCI's CPU_OFF does.
+    fn power_off(&mut self) -> Result<(), Self::Error>;
 }
 
 /// Makes a running vCPU leave, from any thread.

@@ -1,8 +1,6 @@
 //! `vmm boot`.
 
 #[cfg(target_arch = "aarch64")]
-mod interrupt;
-#[cfg(target_arch = "aarch64")]
 mod run;
 
 use std::path::PathBuf;

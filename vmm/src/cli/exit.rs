@@ -28,7 +28,7 @@ impl Exit {
     pub(super) const TABLE: &str = "\
 Exit codes:
   0    as expected; vmm boot: the guest powered off
-  1    vmm explore, vmm judge: otherwise than expected
+  1    vmm run, vmm explore, vmm judge: otherwise than expected
   2    the host or the usage is at fault
   3    vmm boot: the guest reset itself (--on-reset stop)
   4    vmm boot: the guest had not ended when its --timeout was up

@@ -108,6 +108,11 @@ pub(super) fn print_run(evidence: &Evidence, verdicts: &Verdicts, quiet: bool) {
         print(&trace(evidence, verdicts));
         print("\n");
     }
+    print_verdicts(verdicts);
+}
+
+/// A line for each rule.
+pub(super) fn print_verdicts(verdicts: &Verdicts) {
     for (rule, verdict) in &verdicts.0 {
         let why = match verdict {
             Verdict::Upheld => String::new(),

@@ -57,9 +57,9 @@ pub(super) fn main(args: Args) -> Exit {
     }
 }
 
-/// Runs the verb of this command line in the lab.
-pub(super) fn run(needs: Needs, console: Option<&Where>) -> Exit {
-    let request = Request::Verb(env::args_os().collect(), needs);
+/// Runs the verb of this command line in the lab, with more arguments than were typed.
+pub(super) fn run(needs: Needs, more: Vec<OsString>, console: Option<&Where>) -> Exit {
+    let request = Request::Verb(env::args_os().chain(more).collect(), needs);
     match console.map(|place| Console::open(place, tell)).transpose() {
         Ok(console) => carry_out(&request, console),
         Err(error) => complain(&error),

@@ -5,13 +5,17 @@ mod completions;
 mod exit;
 mod explore;
 mod host;
+#[cfg(target_arch = "aarch64")]
+mod interrupt;
 mod judge;
 mod lab;
 mod man;
+mod run;
 mod scenarios;
 mod size;
 mod stdout;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -50,6 +54,7 @@ struct Global {
 enum Verb {
     Boot(boot::Args),
     Explore(explore::Args),
+    Run(run::Args),
     Host(host::Args),
     Lab(lab::Args),
     Judge(judge::Args),
@@ -70,14 +75,15 @@ impl Global {
 
 impl Verb {
     /// What it needs of a lab, if it is to run where KVM is.
-    fn needs(&self, wish: Wish) -> Option<Needs> {
-        match self {
-            Verb::Boot(args) => Some(args.needs()),
+    fn needs(&self, wish: Wish) -> Result<Option<(Needs, Vec<OsString>)>, String> {
+        Ok(match self {
+            Verb::Boot(args) => Some((args.needs(), Vec::new())),
+            Verb::Run(args) => Some(args.needs()?),
             // It tells of this machine, unless somebody asks for the lab's.
-            Verb::Host(_) => (wish == Wish::Lab).then(Needs::default),
+            Verb::Host(_) => (wish == Wish::Lab).then(Default::default),
             Verb::Explore(_) | Verb::Judge(_) | Verb::Lab(_) => None,
             Verb::Completions(_) | Verb::Man(_) => None,
-        }
+        })
     }
 }
 
@@ -96,10 +102,17 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     log(cli.global.verbose);
     let wish = cli.global.wish();
-    if let Some(needs) = cli.verb.needs(wish) {
+    let needs = match cli.verb.needs(wish) {
+        Ok(needs) => needs,
+        Err(error) => {
+            eprintln!("vmm: {error}");
+            return Exit::HostOrUsage.into();
+        }
+    };
+    if let Some((needs, more)) = needs {
         match Place::choose(wish, crate::host::probe().map(drop)) {
             Ok(Place::Here) => {}
-            Ok(Place::Lab) => return lab::run(needs, cli.verb.console()).into(),
+            Ok(Place::Lab) => return lab::run(needs, more, cli.verb.console()).into(),
             Err(lack) => {
                 eprintln!("vmm: {lack}, and --no-lab keeps it out of the lab");
                 return Exit::CannotRunHere.into();
@@ -111,6 +124,7 @@ pub fn main() -> ExitCode {
         Verb::Host(args) => host::main(&args),
         Verb::Lab(args) => lab::main(args),
         Verb::Explore(args) => explore::main(args),
+        Verb::Run(args) => run_scenario(&args),
         Verb::Judge(args) => judge::main(args),
         Verb::Completions(args) => completions::main(&args),
         Verb::Man(args) => man::main(&args),
@@ -125,6 +139,19 @@ fn boot(args: &boot::Args) -> Exit {
 
 #[cfg(not(target_arch = "aarch64"))]
 fn boot(_: &boot::Args) -> Exit {
+    unreachable!("only arm64 has a KVM on which a verb runs outside the lab")
+}
+
+#[cfg(target_arch = "aarch64")]
+fn run_scenario(args: &run::Args) -> Exit {
+    run::run(args).unwrap_or_else(|error| {
+        eprintln!("vmm: {error}");
+        Exit::HostOrUsage
+    })
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn run_scenario(_: &run::Args) -> Exit {
     unreachable!("only arm64 has a KVM on which a verb runs outside the lab")
 }
 

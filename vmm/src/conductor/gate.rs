@@ -8,7 +8,7 @@
 //! So a kick that is forgotten was for a wish that is read. The test at the end has shuttle look for a schedule in which
 //! this is not so.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::sync::{Condvar, Mutex, MutexGuard};
 use crate::vcpu::Kick;
@@ -34,10 +34,14 @@ enum Place {
     Gone,
 }
 
-struct Seat<J> {
+struct Seat<J, T> {
     place: Place,
     kick: Option<Box<dyn Kick>>,
     job: Option<J>,
+    /// It may enter the guest although all are held.
+    pass: bool,
+    /// What it was trapped by; until it gets a pass it stays at the gate whatever the others may.
+    trap: Option<T>,
 }
 
 /// How far the run is.
@@ -48,10 +52,21 @@ enum Run<E> {
     Told,
 }
 
-struct State<J, E> {
+struct State<J, T, E> {
     wish: Wish,
-    seats: Vec<Seat<J>>,
+    seats: Vec<Seat<J, T>>,
     run: Run<E>,
+}
+
+/// What became of a step.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stepped<T> {
+    /// The vCPU was trapped.
+    Trapped(T),
+    /// It was not within the time that it had, and is out of the guest.
+    Late,
+    /// The run has ended.
+    Ended,
 }
 
 /// What a thread does next.
@@ -66,13 +81,13 @@ pub(super) enum Order<J> {
     Leave,
 }
 
-/// The gate, with jobs `J` that a waiting thread can be given and an end `E` of the run.
-pub(super) struct Gate<J, E> {
-    state: Mutex<State<J, E>>,
+/// The gate, with jobs `J` that a waiting thread can be given, traps `T` that bring one there, and an end `E` of the run.
+pub(super) struct Gate<J, T, E> {
+    state: Mutex<State<J, T, E>>,
     changed: Condvar,
 }
 
-impl<J, E> Gate<J, E> {
+impl<J, T, E> Gate<J, T, E> {
     /// A gate with so many seats, shut: threads wait until [`open`](Gate::open).
     pub(super) fn new(seats: usize) -> Self {
         let seats = (0..seats)
@@ -80,6 +95,8 @@ impl<J, E> Gate<J, E> {
                 place: Place::Starting,
                 kick: None,
                 job: None,
+                pass: false,
+                trap: None,
             })
             .collect();
         let state = State {
@@ -93,14 +110,14 @@ impl<J, E> Gate<J, E> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<J, E>> {
+    fn lock(&self) -> MutexGuard<'_, State<J, T, E>> {
         // A thread that panics under this lock is a fault of ours; the others must still be told to leave.
         self.state
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State<J, E>>) -> MutexGuard<'a, State<J, E>> {
+    fn wait<'a>(&self, state: MutexGuard<'a, State<J, T, E>>) -> MutexGuard<'a, State<J, T, E>> {
         self.changed
             .wait(state)
             .unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -118,7 +135,14 @@ impl<J, E> Gate<J, E> {
     pub(super) fn next(&self, seat: usize, settled: bool) -> Order<J> {
         let mut state = self.lock();
         loop {
-            match state.wish {
+            let own = &state.seats[seat];
+            let wish = match state.wish {
+                Wish::Leave => Wish::Leave,
+                _ if own.pass => Wish::Run,
+                Wish::Run if own.trap.is_none() => Wish::Run,
+                _ => Wish::Hold,
+            };
+            match wish {
                 Wish::Leave => return Order::Leave,
                 Wish::Run => {
                     state.seats[seat].place = Place::Guest;
@@ -137,6 +161,13 @@ impl<J, E> Gate<J, E> {
                 }
             }
         }
+    }
+
+    /// Something has trapped the vCPU: at its next look the thread stays at the gate.
+    pub(super) fn trap(&self, seat: usize, trap: T) {
+        let mut state = self.lock();
+        state.seats[seat].pass = false;
+        state.seats[seat].trap = Some(trap);
     }
 
     /// The thread will not touch its vCPU again.
@@ -171,6 +202,86 @@ impl<J, E> Gate<J, E> {
         }
     }
 
+    /// Lets one vCPU of those held into the guest, until it is trapped or the deadline comes.
+    pub(super) fn step(&self, seat: usize, deadline: Instant) -> Stepped<T> {
+        let mut state = self.lock();
+        assert_eq!(state.wish, Wish::Hold, "only a held vCPU takes a step");
+        if !matches!(state.run, Run::Going) {
+            return Stepped::Ended;
+        }
+        let own = &mut state.seats[seat];
+        (own.pass, own.trap) = (true, None);
+        if own.place != Place::Gone {
+            // It is on its way.
+            own.place = Place::Guest;
+        }
+        self.changed.notify_all();
+        let mut late = false;
+        while state.seats[seat].place == Place::Guest {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() && !late {
+                late = true;
+                state.seats[seat].pass = false;
+                Self::kick_those_in_guest(&state);
+            }
+            state = if late {
+                self.wait(state)
+            } else {
+                self.wait_for(state, left)
+            };
+        }
+        let own = &mut state.seats[seat];
+        own.pass = false;
+        match own.trap.take() {
+            Some(trap) => Stepped::Trapped(trap),
+            None if late && matches!(state.run, Run::Going) => Stepped::Late,
+            None => Stepped::Ended,
+        }
+    }
+
+    /// Waits until every vCPU of these has been trapped, the run has ended or the deadline has come; those that have not been trapped.
+    pub(super) fn trapped(&self, seats: &[usize], deadline: Instant) -> Vec<usize> {
+        let mut state = self.lock();
+        loop {
+            let missing: Vec<usize> = seats
+                .iter()
+                .copied()
+                .filter(|seat| state.seats[*seat].trap.is_none())
+                .collect();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if missing.is_empty() || left.is_zero() || !matches!(state.run, Run::Going) {
+                return missing;
+            }
+            state = self.wait_for(state, left);
+        }
+    }
+
+    /// Waits for so long; true if the run ends or has ended.
+    pub(super) fn ends_within(&self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        let mut state = self.lock();
+        while matches!(state.run, Run::Going) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.wait_for(state, left);
+        }
+        true
+    }
+
+    fn wait_for<'a>(
+        &self,
+        state: MutexGuard<'a, State<J, T, E>>,
+        time: Duration,
+    ) -> MutexGuard<'a, State<J, T, E>> {
+        let (state, _) = self
+            .changed
+            .wait_timeout(state, time)
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        state
+    }
+
     /// Tells every thread to end.
     pub(super) fn dismiss(&self) {
         let mut state = self.lock();
@@ -194,6 +305,9 @@ impl<J, E> Gate<J, E> {
         let mut state = self.lock();
         if matches!(state.run, Run::Going) {
             state.run = Run::Ended(end);
+            for seat in &mut state.seats {
+                seat.pass = false;
+            }
             Self::wish_hold(&mut state);
             self.changed.notify_all();
         }
@@ -213,24 +327,20 @@ impl<J, E> Gate<J, E> {
                 None => self.wait(state),
                 Some(deadline) => {
                     let left = deadline.checked_duration_since(Instant::now())?;
-                    let (state, _) = self
-                        .changed
-                        .wait_timeout(state, left)
-                        .unwrap_or_else(|poisoned| poisoned.into_inner());
-                    state
+                    self.wait_for(state, left)
                 }
             };
         }
     }
 
-    fn wish_hold(state: &mut State<J, E>) {
+    fn wish_hold(state: &mut State<J, T, E>) {
         if state.wish == Wish::Run {
             state.wish = Wish::Hold;
-            Self::kick_those_in_guest(state);
         }
+        Self::kick_those_in_guest(state);
     }
 
-    fn kick_those_in_guest(state: &State<J, E>) {
+    fn kick_those_in_guest(state: &State<J, T, E>) {
         for seat in &state.seats {
             if let (Place::Guest, Some(kick)) = (seat.place, &seat.kick) {
                 kick.kick();
@@ -287,7 +397,7 @@ mod tests {
         AfterItLooked,
     }
 
-    fn vcpu(gate: &Gate<(), ()>, seat: usize, forgets: Forgets) {
+    fn vcpu(gate: &Gate<(), (), ()>, seat: usize, forgets: Forgets) {
         let cpu = Arc::new(Cpu::default());
         gate.sit(seat, Box::new(Signal(Arc::clone(&cpu))));
         let mut settled = true;

@@ -9,8 +9,9 @@ mod sync;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+pub use gate::Stepped;
 use gate::{Gate, Order};
 
 use crate::machine::Bus;
@@ -45,8 +46,19 @@ pub enum Reason {
     ConsoleLost,
 }
 
+/// What takes a vCPU out of the guest and keeps it out until its next step.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Trap {
+    /// The bus' tap says so.
+    Tapped,
+    /// A breakpoint.
+    Breakpoint,
+    /// It has powered itself off.
+    Off,
+}
+
 type Job<V> = Box<dyn FnOnce(&mut V) + Send>;
-type Shared<V> = Gate<Job<V>, End<<V as Vcpu>::Error>>;
+type Shared<V> = Gate<Job<V>, Trap, End<<V as Vcpu>::Error>>;
 
 /// What the conductor's own work can meet.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +133,11 @@ impl<V: Vcpu + 'static> Conductor<V> {
         Quiesced { conductor: self }
     }
 
+    /// Waits until each of these vCPUs is out of the guest by a trap; those that are not when the deadline comes or the run ends.
+    pub fn trapped(&self, vcpus: &[usize], deadline: Instant) -> Vec<usize> {
+        self.gate.trapped(vcpus, deadline)
+    }
+
     /// What ends this run from another thread.
     pub fn stopper(&self) -> Stopper<V> {
         Stopper {
@@ -131,10 +148,10 @@ impl<V: Vcpu + 'static> Conductor<V> {
     /// Ends every thread and joins it; a panic in one of them goes on here.
     pub fn finish(mut self) {
         self.gate.dismiss();
-        for thread in self.threads.drain(..) {
-            if let Err(panic) = thread.join() {
-                resume_unwind(panic);
-            }
+        // All of them first: what is left of a drain that a panic ends is dropped, and a dropped handle joins nobody.
+        let joined: Vec<_> = self.threads.drain(..).map(|thread| thread.join()).collect();
+        if let Some(panic) = joined.into_iter().find_map(Result::err) {
+            resume_unwind(panic);
         }
     }
 }
@@ -162,8 +179,18 @@ impl<V: Vcpu + 'static> Quiesced<'_, V> {
             .collect()
     }
 
-    /// Does something with a vCPU on its own thread, and waits for the answer.
-    fn on<T: Send + 'static>(
+    /// Lets one vCPU into the guest until it is trapped, with no access pending, or the deadline comes.
+    pub fn step(&self, vcpu: usize, deadline: Instant) -> Stepped<Trap> {
+        self.conductor.gate.step(vcpu, deadline)
+    }
+
+    /// Lets so much time pass; true if the run has ended before.
+    pub fn ended_within(&self, time: Duration) -> bool {
+        self.conductor.gate.ends_within(time)
+    }
+
+    /// Does something with a vCPU on its own thread, and waits for the answer; `None` when the thread is gone.
+    pub fn on<T: Send + 'static>(
         &self,
         seat: usize,
         job: impl FnOnce(&mut V) -> T + Send + 'static,
@@ -207,6 +234,7 @@ fn drive<D: Detached>(seat: usize, vcpu: D, bus: &Bus, gate: &Shared<D::Vcpu>) {
     let mut settled = true;
     loop {
         vcpu.forget_kick();
+        let mut trap = None;
         let step = match gate.next(seat, settled) {
             Order::Leave => return,
             Order::Do(job) => {
@@ -220,19 +248,32 @@ fn drive<D: Detached>(seat: usize, vcpu: D, bus: &Bus, gate: &Shared<D::Vcpu>) {
                 }),
             Order::Run => vcpu.run(entry).map(|exit| {
                 (entry, settled) = match exit {
-                    Exit::Read { address, width } => (
-                        bus.read(address, width).map_or(Entry::Abort, Entry::Answer),
-                        false,
-                    ),
+                    Exit::Read { address, width } => {
+                        let access = bus.read(seat, address, width);
+                        trap = access.trap.then_some(Trap::Tapped);
+                        (access.answer.map_or(Entry::Abort, Entry::Answer), false)
+                    }
                     Exit::Write {
                         address,
                         width,
                         value,
-                    } => (
-                        bus.write(address, width, value)
-                            .map_or(Entry::Abort, |()| Entry::Continue),
-                        false,
-                    ),
+                    } => {
+                        let access = bus.write(seat, address, width, value);
+                        trap = access.trap.then_some(Trap::Tapped);
+                        let entry = match access.answer {
+                            Some(_) => Entry::Continue,
+                            None => Entry::Abort,
+                        };
+                        (entry, false)
+                    }
+                    Exit::Breakpoint => {
+                        trap = Some(Trap::Breakpoint);
+                        (Entry::Continue, true)
+                    }
+                    Exit::PowersItselfOff => {
+                        trap = Some(Trap::Off);
+                        (Entry::Continue, true)
+                    }
                     Exit::NoSyndrome { address, iss } => {
                         bus.no_syndrome(address, iss);
                         (Entry::Abort, false)
@@ -249,9 +290,16 @@ fn drive<D: Detached>(seat: usize, vcpu: D, bus: &Bus, gate: &Shared<D::Vcpu>) {
                 };
             }),
         };
+        let step = step.and_then(|()| match trap {
+            Some(Trap::Off) => vcpu.power_off(),
+            _ => Ok(()),
+        });
         if let Err(error) = step {
             gate.end(End::Failed { vcpu: seat, error });
             return;
+        }
+        if let Some(trap) = trap {
+            gate.trap(seat, trap);
         }
     }
 }

@@ -36,3 +36,13 @@ pub(super) fn host_counter() -> u64 {
     };
     count
 }
+
+/// How often it counts in a second, `CNTFRQ_EL0` (Arm ARM DDI 0487, D24.10.1).
+pub(super) fn counter_frequency() -> u64 {
+    let frequency;
+    // SAFETY: reads a register that is always accessible at EL0 under Linux, and touches nothing else.
+    unsafe {
+        std::arch::asm!("mrs {}, cntfrq_el0", out(reg) frequency, options(nomem, nostack, preserves_flags))
+    };
+    frequency
+}

@@ -3,7 +3,9 @@
 //! A guest is built in the only order that KVM takes, and a wrong order does not compile: [`Bare`] (memory) becomes
 //! [`Peopled`] (vCPUs, whose MPIDRs can be read) becomes [`Vm`] (the vGIC, which wants all vCPUs to exist).
 
+mod clock;
 mod error;
+mod gic;
 mod ioctl;
 mod kick;
 mod probe;
@@ -11,7 +13,9 @@ mod reg;
 mod vcpu;
 mod vm;
 
+pub use clock::Clock;
 pub use error::Error;
+pub use gic::{Gic, Interrupts};
 pub use probe::probe;
 pub use vcpu::{KvmKick, KvmVcpu, Loose};
 pub use vm::{Bare, GicRegions, Peopled, Vm, Wire};

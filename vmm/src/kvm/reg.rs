@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use kvm_bindings::{
     KVM_REG_ARM_CORE, KVM_REG_ARM64, KVM_REG_ARM64_SYSREG, KVM_REG_ARM64_SYSREG_CRM_SHIFT,
     KVM_REG_ARM64_SYSREG_CRN_SHIFT, KVM_REG_ARM64_SYSREG_OP0_SHIFT, KVM_REG_ARM64_SYSREG_OP1_SHIFT,
-    KVM_REG_ARM64_SYSREG_OP2_SHIFT, KVM_REG_SIZE_U64, user_pt_regs,
+    KVM_REG_ARM64_SYSREG_OP2_SHIFT, KVM_REG_SIZE_U64, kvm_regs, user_pt_regs,
 };
 
 /// A 64-bit register of a vCPU.
@@ -16,6 +16,8 @@ impl Reg {
     pub(super) const PC: Self = Self::core(offset_of!(user_pt_regs, pc));
     pub(super) const PSTATE: Self = Self::core(offset_of!(user_pt_regs, pstate));
     pub(super) const X0: Self = Self::core(offset_of!(user_pt_regs, regs));
+    /// The stack pointer at EL1 (`user_pt_regs` has that of EL0).
+    pub(super) const SP_EL1: Self = Self::core(offset_of!(kvm_regs, sp_el1));
     /// `MPIDR_EL1` (Arm ARM DDI 0487, D24.2.123).
     pub(super) const MPIDR_EL1: Self = Self::system(3, 0, 0, 0, 5);
 
@@ -23,6 +25,11 @@ impl Reg {
     /// starts with `user_pt_regs`.
     const fn core(offset: usize) -> Self {
         Self(KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE as u64 | (offset as u64 / 4))
+    }
+
+    /// One of x0 to x30.
+    pub(super) const fn x(number: usize) -> Self {
+        Self::core(offset_of!(user_pt_regs, regs) + 8 * number)
     }
 
     /// A system register by the fields of its MRS.

@@ -4,11 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_EXIT_ARM_NISV, KVM_MP_STATE_STOPPED, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN,
+    KVM_EXIT_ARM_NISV, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_USE_HW, KVM_MP_STATE_STOPPED,
+    KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_guest_debug, kvm_mp_state,
     kvm_vcpu_events,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vm_memory::GuestMemoryMmap;
+use vmm_core::arm::psci;
+use vmm_core::evidence::Regs;
 
 use super::error::Error;
 use super::kick::Bound;
@@ -157,6 +160,10 @@ impl Vcpu for KvmVcpu {
             Ok(VcpuExit::Unsupported(KVM_EXIT_ARM_NISV | KVM_EXIT_ARM_LDST64B)) => {
                 return Ok(self.no_syndrome());
             }
+            Ok(VcpuExit::Debug(_)) => return Ok(Exit::Breakpoint),
+            Ok(VcpuExit::Hypercall(call)) if call.nr == u64::from(psci::CPU_OFF) => {
+                return Ok(Exit::PowersItselfOff);
+            }
             Ok(VcpuExit::Intr) => return Ok(Exit::Kicked),
             Ok(other) => format!("{other:?}"),
             Err(error) if error.errno() == libc::EINTR => return Ok(Exit::Kicked),
@@ -196,4 +203,44 @@ impl Vcpu for KvmVcpu {
             off: state.mp_state == KVM_MP_STATE_STOPPED,
         })
     }
+
+    fn registers(&mut self) -> Result<Regs, Error> {
+        let mut x = [0; 31];
+        for (number, register) in x.iter_mut().enumerate() {
+            *register = get(&self.fd, self.index, Reg::x(number))?;
+        }
+        Ok(Regs {
+            x,
+            sp: get(&self.fd, self.index, Reg::SP_EL1)?,
+            pc: get(&self.fd, self.index, Reg::PC)?,
+            pstate: get(&self.fd, self.index, Reg::PSTATE)?,
+        })
+    }
+
+    fn break_at(&mut self, address: Option<u64>) -> Result<(), Error> {
+        let mut debug = kvm_guest_debug::default();
+        if let Some(address) = address {
+            debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW;
+            debug.arch.dbg_bvr[0] = address;
+            debug.arch.dbg_bcr[0] = BREAKPOINT;
+        }
+        self.fd
+            .set_guest_debug(&debug)
+            .map_err(Error::ioctl(format!(
+                "set a breakpoint on vCPU {}",
+                self.index
+            )))
+    }
+
+    fn power_off(&mut self) -> Result<(), Error> {
+        let stopped = kvm_mp_state {
+            mp_state: KVM_MP_STATE_STOPPED,
+        };
+        self.fd
+            .set_mp_state(stopped)
+            .map_err(Error::ioctl(format!("power off vCPU {}", self.index)))
+    }
 }
+
+/// `DBGBCR<n>_EL1` (Arm ARM DDI 0487, D24.3.2): unlinked address match, all four bytes, at EL1 and EL0, enabled.
+const BREAKPOINT: u64 = 0xf << 5 | 0b11 << 1 | 1;

@@ -5,17 +5,21 @@ use std::sync::Arc;
 
 use kvm_bindings::{
     KVM_ARM_IRQ_TYPE_SHIFT, KVM_ARM_IRQ_TYPE_SPI, KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2,
-    KVM_CAP_ARM_NISV_TO_USER, KVM_CAP_COUNTER_OFFSET, KVM_DEV_ARM_VGIC_CTRL_INIT,
-    KVM_DEV_ARM_VGIC_GRP_ADDR, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_GRP_NR_IRQS,
-    KVM_VGIC_V3_ADDR_TYPE_DIST, KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION, kvm_create_device,
-    kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3, kvm_enable_cap,
-    kvm_userspace_memory_region, kvm_vcpu_init,
+    KVM_ARM_VM_SMCCC_CTRL, KVM_ARM_VM_SMCCC_FILTER, KVM_CAP_ARM_NISV_TO_USER,
+    KVM_CAP_COUNTER_OFFSET, KVM_DEV_ARM_VGIC_CTRL_INIT, KVM_DEV_ARM_VGIC_GRP_ADDR,
+    KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, KVM_VGIC_V3_ADDR_TYPE_DIST,
+    KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION, kvm_create_device, kvm_device_attr,
+    kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3, kvm_enable_cap, kvm_smccc_filter,
+    kvm_smccc_filter_action_KVM_SMCCC_FILTER_FWD_TO_USER, kvm_userspace_memory_region,
+    kvm_vcpu_init,
 };
 use kvm_ioctls::{DeviceFd, Kvm, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
-use vmm_core::arm::{IntId, Mpidr};
+use vmm_core::arm::{IntId, Mpidr, psci};
 
+use super::clock::Clock;
 use super::error::Error;
+use super::gic::Gic;
 use super::ioctl;
 use super::reg::Reg;
 use super::vcpu::Loose;
@@ -36,6 +40,7 @@ const INTERRUPTS: u32 = 64;
 pub struct Bare {
     vm: VmFd,
     memory: Arc<GuestMemoryMmap>,
+    offset: Option<u64>,
 }
 
 impl Bare {
@@ -72,11 +77,35 @@ impl Bare {
             .map_err(Error::ioctl("have accesses without a syndrome told to us"))?;
         }
         // Once, before any vCPU: so CNTVCT and CNTPCT agree, and both start near zero.
-        if vm.check_extension_raw(KVM_CAP_COUNTER_OFFSET.into()) > 0 {
-            ioctl::set_counter_offset(&vm, ioctl::host_counter())
+        let offset = if vm.check_extension_raw(KVM_CAP_COUNTER_OFFSET.into()) > 0 {
+            let offset = ioctl::host_counter();
+            ioctl::set_counter_offset(&vm, offset)
                 .map_err(Error::ioctl("set the counter offset"))?;
-        }
-        Ok(Self { vm, memory })
+            Some(offset)
+        } else {
+            None
+        };
+        Ok(Self { vm, memory, offset })
+    }
+
+    /// Has a vCPU that powers itself off leave so that we see it: KVM does it by itself, without an exit. Linux 6.4 and
+    /// later can (KVM API, "KVM_ARM_VM_SMCCC_FILTER").
+    pub fn tell_power_off(&self) -> Result<(), Error> {
+        let filter = kvm_smccc_filter {
+            base: psci::CPU_OFF,
+            nr_functions: 1,
+            action: kvm_smccc_filter_action_KVM_SMCCC_FILTER_FWD_TO_USER as u8,
+            ..Default::default()
+        };
+        let attribute = kvm_device_attr {
+            group: KVM_ARM_VM_SMCCC_CTRL,
+            attr: KVM_ARM_VM_SMCCC_FILTER.into(),
+            addr: std::ptr::from_ref(&filter) as u64,
+            flags: 0,
+        };
+        self.vm
+            .set_device_attr(&attribute)
+            .map_err(Error::ioctl("have PSCI's CPU_OFF told to us"))
     }
 
     /// Creates so many vCPUs, all but the first powered off until the guest's PSCI wakes them.
@@ -105,7 +134,11 @@ impl Bare {
                 })
             })
             .collect::<Result<_, Error>>()?;
-        Ok(Peopled { vm: self.vm, vcpus })
+        Ok(Peopled {
+            vm: self.vm,
+            vcpus,
+            offset: self.offset,
+        })
     }
 }
 
@@ -113,6 +146,7 @@ impl Bare {
 pub struct Peopled {
     vm: VmFd,
     vcpus: Vec<Loose>,
+    offset: Option<u64>,
 }
 
 impl Peopled {
@@ -177,7 +211,8 @@ impl Peopled {
         Ok(Vm {
             vm: Arc::new(self.vm),
             vcpus: self.vcpus,
-            _gic: gic,
+            offset: self.offset,
+            gic,
         })
     }
 }
@@ -189,7 +224,8 @@ const REDISTRIBUTOR_SIZE: u64 = 2 << 16;
 pub struct Vm {
     vm: Arc<VmFd>,
     vcpus: Vec<Loose>,
-    _gic: DeviceFd,
+    offset: Option<u64>,
+    gic: DeviceFd,
 }
 
 impl Vm {
@@ -208,9 +244,14 @@ impl Vm {
         }
     }
 
-    /// Gives the vCPUs away.
-    pub fn into_vcpus(self) -> Vec<Loose> {
-        self.vcpus
+    /// The guest's counter, if KVM lets it be moved.
+    pub fn clock(&self) -> Clock {
+        Clock::new(Arc::clone(&self.vm), self.offset)
+    }
+
+    /// Gives the vCPUs away, and the way to look into the vGIC.
+    pub fn into_parts(self) -> (Vec<Loose>, Gic) {
+        (self.vcpus, Gic::new(self.gic))
     }
 }
 

@@ -37,7 +37,7 @@ pub use frame::Ended;
 #[cfg(feature = "fuzzing")]
 pub use frame::fuzz;
 pub use pid1::{Error as AgentError, main as agent};
-pub use place::{Place, Wish, caller_types};
+pub use place::{Place, Wish, caller_types, inside};
 pub use run::{Needs, Request, Streams};
 pub use serve::serve;
 pub use session::Session;

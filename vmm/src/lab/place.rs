@@ -30,6 +30,11 @@ pub enum Wish {
 /// The standard streams of the caller that are terminals, for a verb inside.
 pub(super) const TERMINALS: &str = "VMM_LAB_TERMINALS";
 
+/// Whether this process runs in the lab.
+pub fn inside() -> bool {
+    env::var_os(INSIDE).is_some()
+}
+
 /// For a verb inside the lab: whether its standard input is the caller's terminal, in which breaks are marked. `None` outside.
 pub fn caller_types() -> Option<bool> {
     env::var_os(INSIDE)?;

@@ -11,7 +11,8 @@ use super::fdt::{self, Board};
 use super::layout::Layout;
 use super::uart::Uart;
 use super::{Bus, Error, Guest, Tally, check_cpus, map, seeds};
-use crate::kvm::{Bare, GicRegions, Loose, probe};
+use crate::kvm::{Bare, Clock, Gic, GicRegions, Loose, probe};
+use vmm_core::arm::Mpidr;
 
 /// A machine, ready to run.
 pub struct Machine {
@@ -21,6 +22,23 @@ pub struct Machine {
     pub bus: Arc<Bus>,
     /// The device that wants a console.
     pub uart: Arc<Uart>,
+    /// Its memory.
+    pub memory: Arc<GuestMemoryMmap>,
+    /// The affinity of each vCPU.
+    pub mpidrs: Vec<Mpidr>,
+    /// Its counter.
+    pub clock: Clock,
+    /// Its interrupt controller.
+    pub gic: Gic,
+}
+
+/// Who sees a vCPU power itself off by PSCI.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PowerOff {
+    /// KVM alone.
+    InKvm,
+    /// The conductor, too.
+    Told,
 }
 
 impl Machine {
@@ -30,6 +48,7 @@ impl Machine {
         cpus: usize,
         seed: u64,
         dump_dtb: Option<&Path>,
+        power_off: PowerOff,
         strays: &Arc<Tally>,
     ) -> Result<Self, Error> {
         check_cpus(cpus)?;
@@ -45,7 +64,11 @@ impl Machine {
             .and_then(|offer| offer.suffices(Need { vcpus: cpus, top }))?;
 
         let memory = Arc::new(memory(layout.memory)?);
-        let peopled = Bare::new(Arc::clone(&memory), top)?.people(cpus)?;
+        let bare = Bare::new(Arc::clone(&memory), top)?;
+        if power_off == PowerOff::Told {
+            bare.tell_power_off()?;
+        }
+        let peopled = bare.people(cpus)?;
         let mpidrs = peopled.mpidrs()?;
         let vm = peopled.with_gic(&GicRegions {
             distributor: map::GIC_DISTRIBUTOR,
@@ -75,10 +98,16 @@ impl Machine {
                 .expect("KVM takes the level of a wire that it has");
         })));
         let bus = Arc::new(Bus::new(Arc::clone(&uart), Arc::clone(strays)));
+        let clock = vm.clock();
+        let (vcpus, gic) = vm.into_parts();
         Ok(Self {
-            vcpus: vm.into_vcpus(),
+            vcpus,
             bus,
             uart,
+            memory,
+            mpidrs,
+            clock,
+            gic,
         })
     }
 }

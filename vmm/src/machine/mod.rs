@@ -12,6 +12,7 @@ pub mod layout;
 mod listening;
 mod map;
 mod tally;
+mod tap;
 mod uart;
 
 use std::io;
@@ -19,8 +20,8 @@ use std::io;
 use sha2::{Digest, Sha256};
 
 #[cfg(target_arch = "aarch64")]
-pub use build::Machine;
-pub use bus::Bus;
+pub use build::{Machine, PowerOff};
+pub use bus::{Access, Bus};
 pub use console::{Console, Input, OnLost, Outlet};
 pub use kernel::Format;
 #[doc(hidden)]
@@ -28,6 +29,7 @@ pub use kernel::Format;
 pub use layout::fuzz;
 pub use layout::{Blob, Guest};
 pub use tally::{Tally, Told};
+pub use tap::{Tap, Tapped};
 pub use uart::Uart;
 
 /// What can go wrong between a person's wish and a machine that runs.

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
+use vmm_core::evidence::Regs;
+
 use super::{Detached, Entry, Exit, Kick, Standing, Vcpu};
 
 /// What it does when it is run.
@@ -127,6 +129,23 @@ impl Vcpu for Scripted {
             pstate: 0x3c5,
             off: false,
         })
+    }
+
+    fn registers(&mut self) -> Result<Regs, ScriptedFailure> {
+        Ok(Regs {
+            x: [0; 31],
+            sp: 0,
+            pc: 0x4020_0000,
+            pstate: 0x3c5,
+        })
+    }
+
+    fn break_at(&mut self, _: Option<u64>) -> Result<(), ScriptedFailure> {
+        Ok(())
+    }
+
+    fn power_off(&mut self) -> Result<(), ScriptedFailure> {
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 mod cpus;
 mod intid;
 mod mpidr;
+pub mod psci;
 
 pub use cpus::{CpuId, CpuSet, ParseCpuSetError};
 pub use intid::IntId;

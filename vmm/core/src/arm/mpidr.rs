@@ -22,6 +22,11 @@ impl Mpidr {
     pub const fn bits(self) -> u64 {
         self.0
     }
+
+    /// The four fields side by side, as `GICR_TYPER` has them (GICv3 IHI 0069, 12.11).
+    pub const fn packed(self) -> u64 {
+        self.0 >> 32 << 24 | self.0 & 0xff_ffff
+    }
 }
 
 impl fmt::Display for Mpidr {
@@ -41,6 +46,8 @@ mod tests {
         let mpidr = Mpidr::from_register(0x8000_0101);
         assert_eq!(mpidr.bits(), 0x101);
         assert_eq!(mpidr.to_string(), "0.0.1.1");
-        assert_eq!(Mpidr::from_register(0x05_4300_0201).to_string(), "5.0.2.1");
+        let wide = Mpidr::from_register(0x05_4300_0201);
+        assert_eq!(wide.to_string(), "5.0.2.1");
+        assert_eq!(wide.packed(), 0x0500_0201);
     }
 }

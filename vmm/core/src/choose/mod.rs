@@ -32,6 +32,37 @@ pub trait Choose {
     fn choose(&mut self, alternatives: &[Actor]) -> usize;
 }
 
+/// Something that moves as it is chosen: the model, or a guest on KVM.
+pub trait Moves {
+    /// What can go wrong with a move.
+    type Error;
+
+    /// Who can move, the default first; nobody when it is over.
+    fn moves(&self) -> Vec<Actor>;
+
+    /// Takes one of these moves.
+    fn take(&mut self, actor: Actor) -> Result<(), Self::Error>;
+}
+
+/// Moves it to its end as the strategy chooses; what was chosen, and how it ended.
+pub fn drive<M: Moves>(
+    machine: &mut M,
+    strategy: &mut dyn Choose,
+) -> (Taken, Result<(), M::Error>) {
+    let mut chooser = Chooser::new(strategy);
+    let end = loop {
+        let moves = machine.moves();
+        if moves.is_empty() {
+            break Ok(());
+        }
+        let answer = chooser.choose(&moves);
+        if let Err(error) = machine.take(moves[answer]) {
+            break Err(error);
+        }
+    };
+    (chooser.taken(), end)
+}
+
 /// What one run chose: who moved at each decision, and at which that was not the default.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Taken {

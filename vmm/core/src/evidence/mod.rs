@@ -18,7 +18,7 @@ pub use folder::{EvidenceError, Files, NAMES};
 pub use line::LineError;
 pub use note::{Note, NoteState, Regs};
 pub use place::{Place, PlaceKind, Places};
-pub use trace::Trace;
+pub use trace::{Rows, Trace};
 
 use crate::arm::{CpuId, CpuSet};
 

@@ -1,8 +1,10 @@
 //! Evidence as a table to read: one event a line, and the state of the stop beside it.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
-use super::{Event, Evidence, Hand, Interrupt, NoteState, StopKind, Until, What, line};
+use super::{
+    Event, Evidence, Hand, Interrupt, NoteState, Places, Setting, StopKind, Until, What, line,
+};
 use crate::arm::{CpuId, CpuSet};
 
 /// Prints the events in fixed columns; under an event the rules that it broke.
@@ -87,7 +89,7 @@ fn or_dash(set: &CpuSet) -> String {
 }
 
 /// What happened, in a few words.
-pub(crate) fn say(evidence: &Evidence, what: &What) -> String {
+pub(crate) fn say(places: &Places, what: &What) -> String {
     let stop_name = |stop: StopKind| match stop {
         StopKind::Plain => "smp_send_stop",
         StopKind::Crash => "crash_smp_send_stop",
@@ -110,18 +112,14 @@ pub(crate) fn say(evidence: &Evidence, what: &What) -> String {
         What::Wire(bytes) => format!("wire {}", String::from_utf8_lossy(bytes).escape_debug()),
         What::Flushed => "the last flush is over".to_owned(),
         What::Takes { by, regs } => match regs {
-            Some(regs) => format!(
-                "takes {} at {}",
-                interrupt(*by),
-                evidence.places.describe(regs.pc)
-            ),
+            Some(regs) => format!("takes {} at {}", interrupt(*by), places.describe(regs.pc)),
             None => format!("takes {}", interrupt(*by)),
         },
         What::Enters => "enters the critical section".to_owned(),
         What::Leaves => "leaves the critical section".to_owned(),
         What::Notes(note) => match note.regs().pc {
             0 => format!("note {}", note.state()),
-            pc => format!("note {}: pc {}", note.state(), evidence.places.describe(pc)),
+            pc => format!("note {}: pc {}", note.state(), places.describe(pc)),
         },
         What::Clears { word, by } => {
             let by = match by {
@@ -153,23 +151,29 @@ pub(crate) fn say(evidence: &Evidence, what: &What) -> String {
     }
 }
 
-impl fmt::Display for Trace<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let setting = &self.evidence.setting;
-        let mut columns = Columns {
-            lock: CpuSet::new(),
-            online: setting.online.clone(),
-            mask: CpuSet::new(),
-            notes: vec![NoteState::Empty; usize::from(setting.cpus)],
-        };
-        let row = |cells: [&str; 8]| {
-            let [time, cpu, event, lock, online, mask, notes, masks] = cells;
-            let mut row = String::new();
-            write!(row, "{time:>9} {cpu:>4} {event:<56} {lock:>4} {online:>7} {mask:>6} {notes:>8} {masks:>5}")
-                .expect("a String takes all");
-            row
-        };
-        let header = row([
+/// The rows of a trace, one by one as the events come.
+pub struct Rows {
+    places: Places,
+    columns: Columns,
+}
+
+impl Rows {
+    /// Before the first event.
+    pub fn new(setting: &Setting, places: &Places) -> Self {
+        Self {
+            places: places.clone(),
+            columns: Columns {
+                lock: CpuSet::new(),
+                online: setting.online.clone(),
+                mask: CpuSet::new(),
+                notes: vec![NoteState::Empty; usize::from(setting.cpus)],
+            },
+        }
+    }
+
+    /// What stands above them.
+    pub fn header() -> String {
+        row([
             "time (us)",
             "cpu",
             "event",
@@ -178,24 +182,41 @@ impl fmt::Display for Trace<'_> {
             "mask",
             "notes",
             "D/PMR",
-        ]);
-        writeln!(f, "{header}")?;
+        ])
+    }
+
+    /// The row of the next event.
+    pub fn row(&mut self, event: &Event) -> String {
+        let columns = &mut self.columns;
+        columns.see(event);
+        let masks = event.masks.map_or("-".to_owned(), |masks| {
+            format!("{:x}/{:02x}", masks.daif, masks.pmr)
+        });
+        let cells = [
+            event.at_us.to_string(),
+            CpuId::to_string(&event.cpu),
+            say(&self.places, &event.what),
+            or_dash(&columns.lock),
+            or_dash(&columns.online),
+            or_dash(&columns.mask),
+            columns.notes(),
+            masks,
+        ];
+        row(std::array::from_fn(|at| cells[at].as_str()))
+    }
+}
+
+fn row(cells: [&str; 8]) -> String {
+    let [time, cpu, event, lock, online, mask, notes, masks] = cells;
+    format!("{time:>9} {cpu:>4} {event:<56} {lock:>4} {online:>7} {mask:>6} {notes:>8} {masks:>5}")
+}
+
+impl fmt::Display for Trace<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rows = Rows::new(&self.evidence.setting, &self.evidence.places);
+        writeln!(f, "{}", Rows::header())?;
         for (at, event) in self.evidence.events.iter().enumerate() {
-            columns.see(event);
-            let masks = event.masks.map_or("-".to_owned(), |masks| {
-                format!("{:x}/{:02x}", masks.daif, masks.pmr)
-            });
-            let cells = [
-                event.at_us.to_string(),
-                CpuId::to_string(&event.cpu),
-                say(self.evidence, &event.what),
-                or_dash(&columns.lock),
-                or_dash(&columns.online),
-                or_dash(&columns.mask),
-                columns.notes(),
-                masks,
-            ];
-            writeln!(f, "{}", row(std::array::from_fn(|at| cells[at].as_str())))?;
+            writeln!(f, "{}", rows.row(event))?;
             for (_, text) in self.marks.iter().filter(|(event, _)| *event == at) {
                 writeln!(f, "               ^ {text}")?;
             }

@@ -16,6 +16,7 @@ mod stop;
 mod task;
 mod text;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use guest_abi::point::Point;
@@ -24,7 +25,7 @@ use guest_abi::protocol::{Protocol, Request, Stop, WithoutNmi};
 pub use explore::{Explored, Found, Limits, Reduction, explore};
 
 use crate::arm::{CpuId, CpuSet};
-use crate::choose::{Actor, Choose, Chooser, Schedule, Taken};
+use crate::choose::{Actor, Choose, Moves, Schedule, Taken, drive};
 use crate::evidence::{
     End, Event, Evidence, Manner, Masks, Note, Seen, Setting, StopKind, Until, What,
 };
@@ -136,6 +137,14 @@ fn rungs(stop: &Stop, scenario: &Scenario) -> Vec<Climbed> {
     stop.ladder.is.iter().filter_map(climbed).collect()
 }
 
+/// The rungs that are climbed on a machine like the scenario's, and their microseconds.
+pub fn climbed(stop: &Stop, scenario: &Scenario) -> Vec<(Request, u64)> {
+    rungs(stop, scenario)
+        .iter()
+        .map(|rung| (rung.asks, rung.budget_us))
+        .collect()
+}
+
 fn bit(cpu: usize) -> u8 {
     1 << cpu
 }
@@ -187,16 +196,7 @@ pub fn run(
     let mut model = Model::new(scenario, protocol)?;
     model.events = Some(Vec::new());
     model.begin();
-    let mut chooser = Chooser::new(strategy);
-    loop {
-        let moves = model.moves();
-        if moves.is_empty() {
-            break;
-        }
-        let answer = chooser.choose(&moves);
-        model.take(moves[answer]);
-    }
-    let taken = chooser.taken();
+    let (taken, Ok(())) = drive(&mut model, strategy);
     let mut setting = model.fixed.setting.clone();
     setting.schedule = Some(schedule(scenario, protocol, &taken).to_string());
     let evidence = Evidence {
@@ -207,6 +207,19 @@ pub fn run(
         scenario: scenario.to_string(),
     };
     Ok(Run { evidence, taken })
+}
+
+impl Moves for Model {
+    type Error = Infallible;
+
+    fn moves(&self) -> Vec<Actor> {
+        Model::moves(self)
+    }
+
+    fn take(&mut self, actor: Actor) -> Result<(), Infallible> {
+        Model::take(self, actor);
+        Ok(())
+    }
 }
 
 impl Model {
@@ -248,10 +261,7 @@ impl Model {
             cpus: scenario.cpus,
             online: set(online),
             pseudo_nmi: scenario.pseudo_nmi,
-            rungs: rungs(stop, scenario)
-                .iter()
-                .map(|rung| (rung.asks, rung.budget_us))
-                .collect(),
+            rungs: climbed(stop, scenario),
             ack_located: true,
             capture: false,
         };

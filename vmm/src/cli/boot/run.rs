@@ -6,14 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::interrupt::Interrupt;
 use super::{Args, OnReset};
+use crate::cli::interrupt::Interrupt;
 use crate::cli::{Exit, tell};
 use crate::conductor::{self, Conductor, End, Quiesced, Reason};
 use crate::console::{self, Console, Where};
 use crate::kvm::KvmVcpu;
 use crate::lab::caller_types;
-use crate::machine::{self, Blob, Guest, Machine, Tally, Told};
+use crate::machine::{self, Blob, Guest, Machine, PowerOff, Tally, Told};
 
 /// Why a guest could not be booted.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +89,7 @@ fn lives(
             args.cpus,
             args.seed,
             args.dump_dtb.as_deref(),
+            PowerOff::InKvm,
             &strays,
         )?;
         let exit = once(machine, console, interrupt, deadline)?;
@@ -129,7 +130,9 @@ fn once(
             machine::Input { file, marked }
         }),
     };
-    let Machine { vcpus, bus, uart } = machine;
+    let Machine {
+        vcpus, bus, uart, ..
+    } = machine;
     let conductor = Conductor::start(vcpus, &bus)?;
     let lost = conductor.stopper();
     let outlet = uart.connect(ends, Box::new(move || lost.stop(Reason::ConsoleLost)))?;

@@ -1,0 +1,109 @@
+//! `vmm run`.
+
+#[cfg(target_arch = "aarch64")]
+mod here;
+
+use std::path::PathBuf;
+
+use guest_abi::protocol::{PROTOCOLS, Protocol};
+use vmm_core::scenario::Scenario;
+
+use super::{Exit, scenarios};
+use crate::lab::Needs;
+use crate::subject::payload;
+
+#[cfg(target_arch = "aarch64")]
+pub(super) use here::run;
+
+/// Run a scenario on KVM and judge it
+#[derive(clap::Args)]
+#[command(after_help = Exit::TABLE)]
+pub(super) struct Args {
+    /// A scenario's name, or a path that ends in .toml
+    #[arg(value_name = "SCENARIO")]
+    scenario: String,
+    /// What is run: payload:PROTOCOL; the payload under each of the six protocols if not given
+    #[arg(long, value_name = "SUBJECT")]
+    subject: Option<String>,
+    /// Repeat the run with this schedule, instead of that which the scenario's holds direct
+    #[arg(long, value_name = "S")]
+    schedule: Option<String>,
+    /// Keep the evidence
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Leave guest time to the host's clock: a rung of a second then takes one
+    #[arg(long)]
+    real_time: bool,
+    /// The payload, where it shall not be looked for
+    #[arg(long, value_name = "FILE")]
+    payload: Option<PathBuf>,
+    /// Print JSON, a line a run
+    #[arg(long)]
+    json: bool,
+    /// Print the verdict alone
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// What a command line means.
+#[cfg_attr(
+    not(target_arch = "aarch64"),
+    expect(dead_code, reason = "what is checked here is used where there is KVM")
+)]
+pub(super) struct Wanted {
+    scenario: Scenario,
+    protocols: Vec<&'static Protocol>,
+    payload: PathBuf,
+}
+
+impl Args {
+    /// What it needs of a lab, and the argument that names the payload there.
+    pub(super) fn needs(&self) -> Result<(Needs, Vec<std::ffi::OsString>), String> {
+        let Wanted { payload, .. } = self.wanted()?;
+        let mut inputs = vec![payload.clone()];
+        if self.scenario.ends_with(".toml") {
+            inputs.push(PathBuf::from(&self.scenario));
+        }
+        let more = match self.payload {
+            Some(_) => Vec::new(),
+            None => vec!["--payload".into(), payload.into()],
+        };
+        let needs = Needs {
+            inputs,
+            stdin: false,
+            outputs: self.out.iter().cloned().collect(),
+            memory: payload::MEMORY,
+        };
+        Ok((needs, more))
+    }
+
+    /// What is meant, or what is wrong with it, before anything runs.
+    fn wanted(&self) -> Result<Wanted, String> {
+        let scenario = scenarios::find(&self.scenario)?;
+        let protocols = match &self.subject {
+            None => PROTOCOLS.to_vec(),
+            Some(subject) => vec![protocol(subject)?],
+        };
+        if protocols.len() > 1 && (self.schedule.is_some() || self.out.is_some()) {
+            return Err("--schedule and --out are for one run; add --subject payload:P".to_owned());
+        }
+        let payload = match &self.payload {
+            Some(path) => path.clone(),
+            None => payload::find().map_err(|error| error.to_string())?,
+        };
+        Ok(Wanted {
+            scenario,
+            protocols,
+            payload,
+        })
+    }
+}
+
+/// The protocol of `payload:P`.
+fn protocol(subject: &str) -> Result<&'static Protocol, String> {
+    let name = subject
+        .strip_prefix("payload:")
+        .ok_or_else(|| format!("`{subject}` cannot be run; payload:PROTOCOL is meant"))?;
+    let known = PROTOCOLS.map(|protocol| protocol.name).join(", ");
+    Protocol::named(name).ok_or_else(|| format!("there is no protocol `{name}`; there are {known}"))
+}

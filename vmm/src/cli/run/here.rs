@@ -1,0 +1,211 @@
+//! `vmm run` where there is KVM.
+
+use std::collections::BTreeSet;
+
+use guest_abi::protocol::Protocol;
+use vmm_core::choose::{Choose, Directed, Replay, Schedule};
+use vmm_core::evidence::{Event, Places, Rows, Setting};
+use vmm_core::oracle::{Rule, Verdict, Verdicts, judge};
+use vmm_core::scenario::Scenario;
+
+use super::{Args, Wanted};
+use crate::cli::Exit;
+use crate::cli::interrupt::{Interrupt, Watching};
+use crate::cli::judge::{json, names, outcome, print_verdicts, write};
+use crate::cli::stdout::print;
+use crate::conductor::{Reason, Stopper};
+use crate::kvm::KvmVcpu;
+use crate::lab::inside;
+use crate::subject::payload::{self, Error, Hear, Options, Run, Unfit};
+
+/// Runs what the command line asks for, one run after the other.
+pub(in crate::cli) fn run(args: &Args) -> Result<Exit, String> {
+    let wanted = args.wanted()?;
+    let interrupt =
+        Interrupt::watch().map_err(|error| format!("cannot watch for signals: {error}"))?;
+    let mut worst = Exit::Expected;
+    for protocol in &wanted.protocols {
+        let exit = match one(args, &wanted, protocol, &interrupt) {
+            Ok(as_expected) if as_expected => Exit::Expected,
+            Ok(_) => Exit::Surprise,
+            Err(Failed::Here(why)) => {
+                print(&format!(
+                    "{:<24} {:<13} cannot run here: {why}\n",
+                    wanted.scenario.name, protocol.name
+                ));
+                Exit::CannotRunHere
+            }
+            Err(Failed::Signal(signal)) => return Ok(Exit::Signal(signal)),
+            Err(Failed::Error(error)) => return Err(error),
+        };
+        worst = match (worst, exit) {
+            (Exit::Surprise, _) | (_, Exit::Surprise) => Exit::Surprise,
+            // Several runs of which some cannot be made here are as good as those that can.
+            (_, Exit::CannotRunHere) if wanted.protocols.len() > 1 => worst,
+            (_, exit) => exit,
+        };
+    }
+    Ok(worst)
+}
+
+/// Why there is no verdict.
+enum Failed {
+    Here(String),
+    Signal(i32),
+    Error(String),
+}
+
+impl From<String> for Failed {
+    fn from(error: String) -> Self {
+        Failed::Error(error)
+    }
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Unfit(why @ (Unfit::NoSdei | Unfit::LateStores(_))) => {
+                Failed::Here(why.to_string())
+            }
+            Error::Signal(signal) => Failed::Signal(signal),
+            error => Failed::Error(error.to_string()),
+        }
+    }
+}
+
+/// One run: prints it, and says whether it went as expected.
+fn one(
+    args: &Args,
+    wanted: &Wanted,
+    protocol: &'static Protocol,
+    interrupt: &Interrupt,
+) -> Result<bool, Failed> {
+    let scenario = &wanted.scenario;
+    let mut hearer = Hearer {
+        interrupt,
+        watching: None,
+        rows: None,
+        shown: !args.quiet && !args.json,
+    };
+    let options = Options {
+        payload: &wanted.payload,
+        real_time: args.real_time,
+        host: if inside() { "kvm in the lab" } else { "kvm" },
+        hear: &mut hearer,
+    };
+    let (run, directed) = match &args.schedule {
+        None => (
+            payload::run(scenario, protocol, &mut Directed, options)?,
+            true,
+        ),
+        Some(text) => {
+            let mut replay = replay(text, scenario, protocol)?;
+            let strategy: &mut dyn Choose = &mut replay;
+            let run = payload::run(scenario, protocol, strategy, options)?;
+            let fitted = replay.fitted();
+            fitted.map_err(|error| format!("--schedule: {error}"))?;
+            (run, false)
+        }
+    };
+    let verdicts = judge(&run.evidence);
+    if let Some(dir) = &args.out {
+        write(dir, &run.evidence)?;
+    }
+    Ok(report(args, scenario, protocol, &run, &verdicts, directed))
+}
+
+fn replay(text: &str, scenario: &Scenario, protocol: &Protocol) -> Result<Replay, String> {
+    let schedule: Schedule = text
+        .parse()
+        .map_err(|error| format!("--schedule: {error}"))?;
+    payload::replay(&schedule, scenario, protocol).map_err(|error| format!("--schedule: {error}"))
+}
+
+fn report(
+    args: &Args,
+    scenario: &Scenario,
+    protocol: &Protocol,
+    run: &Run,
+    verdicts: &Verdicts,
+    directed: bool,
+) -> bool {
+    let broken = verdicts.broken();
+    let expected = match directed {
+        true => scenario.expected(protocol.name),
+        false => broken
+            .intersection(&scenario.expected_of_exploration(protocol.name))
+            .copied()
+            .collect(),
+    };
+    // A schedule that leaves the directed path may leave what the scenario is there for, too.
+    let untested: BTreeSet<Rule> = match directed {
+        true => scenario
+            .exercises
+            .difference(&verdicts.exercised())
+            .copied()
+            .collect(),
+        false => BTreeSet::new(),
+    };
+    let inconclusive = verdicts.inconclusive();
+    let as_expected = broken == expected && untested.is_empty() && inconclusive.is_empty();
+    if args.json {
+        print(&format!("{}\n", json(&run.evidence, verdicts, as_expected)));
+        return as_expected;
+    }
+    if !args.quiet {
+        print("\n");
+        print_verdicts(verdicts);
+    }
+    let mut line = format!(
+        "{:<24} {:<13} {}",
+        scenario.name,
+        protocol.name,
+        outcome(&broken, &expected)
+    );
+    if !untested.is_empty() {
+        line += &format!("; inconclusive: {} not exercised", names(&untested));
+    }
+    if let Some(why) = verdicts.0.iter().find_map(|(_, verdict)| match verdict {
+        Verdict::Inconclusive(why) => Some(why),
+        _ => None,
+    }) {
+        line += &format!("; inconclusive: {why}");
+    }
+    print(&format!("{line}\n"));
+    if !as_expected || !args.quiet {
+        let schedule = run.evidence.setting.schedule.as_deref().unwrap_or_default();
+        print(&format!(
+            "repeat: vmm run {} --subject payload:{} --schedule {schedule}\n",
+            args.scenario, protocol.name
+        ));
+    }
+    as_expected
+}
+
+/// Prints the trace as it happens, and passes signals on.
+struct Hearer<'a> {
+    interrupt: &'a Interrupt,
+    watching: Option<Watching<'a>>,
+    rows: Option<Rows>,
+    shown: bool,
+}
+
+impl Hear for Hearer<'_> {
+    fn starts(&mut self, stopper: Stopper<KvmVcpu>) {
+        let stop = move |signal| stopper.stop(Reason::Signal(signal));
+        self.watching = Some(self.interrupt.calls(Box::new(stop)));
+    }
+
+    fn begins(&mut self, setting: &Setting, places: &Places) {
+        if self.shown {
+            self.rows = Some(Rows::new(setting, places));
+            print(&format!("{}\n", Rows::header()));
+        }
+    }
+
+    fn event(&mut self, event: &Event) {
+        if let Some(rows) = &mut self.rows {
+            print(&format!("{}\n", rows.row(event)));
+        }
+    }
+}

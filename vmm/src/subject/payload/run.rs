@@ -1,0 +1,290 @@
+//! One run of the payload on KVM, from nothing to its evidence.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use guest_abi::protocol::Protocol;
+use vm_memory::GuestMemoryMmap;
+use vmm_core::arm::CpuSet;
+use vmm_core::choose::{Choose, Replay, Schedule, ScheduleError, Taken, drive};
+use vmm_core::evidence::{End, Event, Evidence, Places, Regs, Setting};
+use vmm_core::scenario::Scenario;
+
+use super::steps::{Around, Steps};
+use super::tap::Tap;
+use super::watch::Memory as _;
+use super::{Image, ImageError, MEMORY, Unfit, VERSION, config, rungs};
+use crate::conductor::{self, Conductor, Reason, Stopper};
+use crate::kvm::{self, KvmVcpu};
+use crate::machine::{self, Blob, Format, Guest, Machine, PowerOff, Tally};
+
+/// What keeps a run from its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// What the host said.
+        source: std::io::Error,
+    },
+    /// It is no payload.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The payload cannot do it.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    /// The machine.
+    #[error(transparent)]
+    Machine(#[from] machine::Error),
+    /// The threads.
+    #[error(transparent)]
+    Conductor(#[from] conductor::Error),
+    /// KVM.
+    #[error(transparent)]
+    Kvm(#[from] kvm::Error),
+    /// It never came to the first step.
+    #[error("vCPUs {missing} did not come to their first step within {} s; {said}", BOOT.as_secs())]
+    Boot {
+        /// Who.
+        missing: CpuSet,
+        /// The last words on the wire.
+        said: String,
+    },
+    /// A step did not end.
+    #[error("CPU {cpu} did not come to its next point after {after}: it stands at {at}")]
+    Late {
+        /// The CPU.
+        cpu: usize,
+        /// Its last point.
+        after: String,
+        /// Where it is.
+        at: String,
+        /// Its registers.
+        registers: Box<Regs>,
+    },
+    /// The doorbell was rung with nonsense.
+    #[error("CPU {cpu} rang the doorbell with {word:#x}, which is no ring")]
+    Ring {
+        /// The CPU.
+        cpu: usize,
+        /// The value.
+        word: u64,
+    },
+    /// The guest or somebody outside ended it.
+    #[error("the run ended before its time")]
+    Ended,
+    /// Somebody outside ended it.
+    #[error("stopped by signal {0}")]
+    Signal(i32),
+}
+
+/// What one run showed and chose.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The evidence.
+    pub evidence: Evidence,
+    /// What was chosen.
+    pub taken: Taken,
+}
+
+/// How it is run.
+pub struct Options<'a> {
+    /// The payload's file.
+    pub payload: &'a Path,
+    /// Whether guest time is what the host's clock makes it.
+    pub real_time: bool,
+    /// The kind of host, for the evidence.
+    pub host: &'static str,
+    /// Hears of it as it happens.
+    pub hear: &'a mut dyn Hear,
+}
+
+/// Hears of a run as it happens.
+pub trait Hear {
+    /// The vCPUs are there; this ends the run from outside.
+    fn starts(&mut self, stopper: Stopper<KvmVcpu>);
+    /// The guest has booted.
+    fn begins(&mut self, setting: &Setting, places: &Places);
+    /// Something has happened.
+    fn event(&mut self, event: &Event);
+}
+
+/// The payload is ready some tenths of a second after its start, with 64 CPUs on an emulated host some seconds.
+const BOOT: Duration = Duration::from_secs(120);
+
+/// The texts that a schedule of a payload's run belongs to.
+fn belongs_to(scenario: &Scenario, protocol: &Protocol) -> [String; 3] {
+    [
+        VERSION.to_owned(),
+        scenario.to_string(),
+        protocol.to_string(),
+    ]
+}
+
+/// The schedule of a run.
+pub fn schedule(scenario: &Scenario, protocol: &Protocol, taken: &Taken) -> Schedule {
+    let texts = belongs_to(scenario, protocol);
+    Schedule::new(&texts.each_ref().map(String::as_str), taken)
+}
+
+/// The strategy that repeats a schedule of this scenario and protocol.
+pub fn replay(
+    schedule: &Schedule,
+    scenario: &Scenario,
+    protocol: &Protocol,
+) -> Result<Replay, ScheduleError> {
+    let texts = belongs_to(scenario, protocol);
+    schedule.replay(&texts.each_ref().map(String::as_str))
+}
+
+/// Runs a scenario once, in a new VM.
+pub fn run(
+    scenario: &Scenario,
+    protocol: &'static Protocol,
+    strategy: &mut dyn Choose,
+    options: Options<'_>,
+) -> Result<Run, Error> {
+    config::check(scenario)?;
+    let name = options.payload.display().to_string();
+    let bytes = fs::read(options.payload).map_err(|source| Error::Read {
+        path: name.clone(),
+        source,
+    })?;
+    let image = Image::read(options.payload, &bytes)?;
+    let guest = Guest {
+        kernel: Blob { name, bytes },
+        format: Some(Format::Elf),
+        initrd: None,
+        cmdline: String::new(),
+        memory: MEMORY,
+    };
+    let cpus = usize::from(scenario.cpus);
+    let strays = Arc::new(Tally::default());
+    let machine = Machine::build(guest, cpus, 0, None, PowerOff::Told, &strays)?;
+    let words = config::words(scenario, protocol);
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let memory: &GuestMemoryMmap = &machine.memory;
+    memory.write(image.statics.mailbox, &bytes);
+
+    let mut setting = setting(scenario, protocol, &image, options.host);
+    let tap = Arc::new(Tap::default());
+    let bus = Arc::new(
+        machine
+            .bus
+            .tapped(Arc::clone(&tap) as Arc<dyn machine::Tap>),
+    );
+    let conductor = Conductor::start(machine.vcpus, &bus)?;
+    options.hear.starts(conductor.stopper());
+    let started: Vec<usize> = (0..cpus).filter(|cpu| starts(scenario, *cpu)).collect();
+    conductor.run();
+    let missing = conductor.trapped(&started, Instant::now() + BOOT);
+    if !missing.is_empty() {
+        let error = ended(&conductor).unwrap_or_else(|| Error::Boot {
+            missing: missing
+                .iter()
+                .map(|cpu| vmm_core::arm::CpuId(*cpu as u16))
+                .collect(),
+            said: said(&tap.take().1),
+        });
+        conductor.finish();
+        return Err(error);
+    }
+    let around = Around {
+        memory: Arc::clone(&machine.memory),
+        image,
+        mpidrs: machine.mpidrs,
+        clock: machine.clock,
+        gic: machine.gic,
+        tap,
+        real_time: options.real_time,
+    };
+    options.hear.begins(&setting, &around.image.places);
+    let mut steps = Steps::new(scenario, conductor.quiesce(), around, options.hear)?;
+    let (taken, end) = drive(&mut steps, strategy);
+    let (events, places, end) = match end {
+        Ok(()) => {
+            let (events, places) = steps.finish()?;
+            (events, places, End::Complete)
+        }
+        // What a guest does wrong is evidence; what the host does is not.
+        Err(error @ (Error::Late { .. } | Error::Ring { .. } | Error::Ended)) => {
+            let said = match error {
+                Error::Ended => match ended(&conductor) {
+                    Some(error) => return Err(error),
+                    None => "the payload reset itself".to_owned(),
+                },
+                Error::Late { ref registers, .. } => format!("{error}; {registers:x?}"),
+                error => error.to_string(),
+            };
+            let (events, places) = steps.cut_short();
+            (events, places, End::CutShort(said))
+        }
+        Err(error) => return Err(error),
+    };
+    conductor.finish();
+    setting.schedule = Some(schedule(scenario, protocol, &taken).to_string());
+    let evidence = Evidence {
+        setting,
+        events,
+        places,
+        end,
+        scenario: scenario.to_string(),
+    };
+    Ok(Run { evidence, taken })
+}
+
+/// Whether the payload starts this CPU.
+fn starts(scenario: &Scenario, cpu: usize) -> bool {
+    let down = scenario
+        .offline
+        .iter()
+        .any(|offline| offline.index() == cpu);
+    !down || scenario.tasks.iter().any(|task| task.cpu.index() == cpu)
+}
+
+/// Why the run ended from outside, if it did.
+fn ended(conductor: &Conductor<KvmVcpu>) -> Option<Error> {
+    match conductor.wait(Some(Instant::now()))? {
+        conductor::End::Asked(Reason::Signal(signal)) => Some(Error::Signal(signal)),
+        conductor::End::Failed { error, .. } => Some(error.into()),
+        _ => None,
+    }
+}
+
+/// The last words of a payload.
+fn said(wire: &[u8]) -> String {
+    match String::from_utf8_lossy(wire).trim() {
+        "" => "it said nothing".to_owned(),
+        words => format!("it said: {words}"),
+    }
+}
+
+fn setting(
+    scenario: &Scenario,
+    protocol: &'static Protocol,
+    image: &Image,
+    host: &'static str,
+) -> Setting {
+    let online = CpuSet::first(scenario.cpus);
+    let offline = |cpu: &vmm_core::arm::CpuId| scenario.offline.contains(*cpu);
+    Setting {
+        subject: format!("payload:{}", protocol.name),
+        protocol: protocol.into(),
+        scenario: scenario.name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: host.to_owned(),
+        build_id: image.build_id.clone(),
+        seed: None,
+        schedule: None,
+        cpus: scenario.cpus,
+        online: online.iter().filter(|cpu| !offline(cpu)).collect(),
+        pseudo_nmi: scenario.pseudo_nmi,
+        rungs: rungs(protocol, scenario),
+        ack_located: true,
+        capture: false,
+    }
+}
