@@ -1,6 +1,10 @@
 //! `vmm explore`.
 
+#[cfg(target_arch = "aarch64")]
+mod payload;
+
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -16,7 +20,8 @@ use vmm_core::scenario::Scenario;
 
 use super::judge::{json, names, outcome, print_run, write};
 use super::stdout::print;
-use super::{Exit, scenarios};
+use super::{Exit, run, scenarios};
+use crate::lab::Needs;
 
 /// Try the orders in which a stop can happen, and judge each
 #[derive(clap::Args)]
@@ -27,7 +32,7 @@ pub(super) struct Args {
     /// The stop protocol; all six if neither this nor --subject is given
     #[arg(long, value_name = "P", conflicts_with = "subject")]
     protocol: Option<String>,
-    /// What is explored: model:PROTOCOL
+    /// What is explored: model:PROTOCOL, or payload:PROTOCOL on KVM
     #[arg(long, value_name = "SUBJECT")]
     subject: Option<String>,
     /// How orders are chosen
@@ -45,6 +50,12 @@ pub(super) struct Args {
     /// Repeat this run alone
     #[arg(long, value_name = "S")]
     schedule: Option<String>,
+    /// Take each order of the payload in the model, too, and compare what happens
+    #[arg(long)]
+    against_model: bool,
+    /// The payload, where it shall not be looked for
+    #[arg(long, value_name = "FILE")]
+    payload: Option<PathBuf>,
     /// Take no order for the same as another
     #[arg(long)]
     no_reduction: bool,
@@ -74,6 +85,28 @@ enum Strategy {
     Directed,
 }
 
+impl Args {
+    /// Whether it wants KVM.
+    fn is_of_payload(&self) -> bool {
+        let subject = self.subject.as_deref().unwrap_or_default();
+        subject.starts_with("payload:")
+    }
+
+    /// What it needs of a lab, if KVM at all, and the argument that names the payload there.
+    pub(super) fn needs(&self) -> Result<Option<(Needs, Vec<OsString>)>, String> {
+        if !self.is_of_payload() {
+            return match self.against_model {
+                true => Err("--against-model is for --subject payload:P".to_owned()),
+                false => Ok(None),
+            };
+        }
+        if self.strategy == Strategy::Exhaustive && self.schedule.is_none() {
+            return Err("the payload's orders are too many to see all; add --strategy random, pct or directed".to_owned());
+        }
+        run::payload_needs(&self.scenario, self.payload.as_deref(), self.out.as_deref()).map(Some)
+    }
+}
+
 pub(super) fn main(args: Args) -> Exit {
     match explore(&args) {
         Ok(exit) => exit,
@@ -99,6 +132,10 @@ struct Outcome {
 
 fn explore(args: &Args) -> Result<Exit, String> {
     let scenario = scenarios::find(&args.scenario)?;
+    #[cfg(target_arch = "aarch64")]
+    if args.is_of_payload() {
+        return payload::explore(args, &scenario);
+    }
     let protocols = protocols(args)?;
     if let Some(schedule) = &args.schedule {
         let [protocol] = protocols.as_slice() else {
@@ -138,9 +175,9 @@ fn explore(args: &Args) -> Result<Exit, String> {
 fn protocols(args: &Args) -> Result<Vec<&'static Protocol>, String> {
     let name = match (&args.protocol, &args.subject) {
         (Some(name), _) => name.as_str(),
-        (None, Some(subject)) => subject
-            .strip_prefix("model:")
-            .ok_or_else(|| format!("`{subject}` cannot be explored; model:PROTOCOL is meant"))?,
+        (None, Some(subject)) => subject.strip_prefix("model:").ok_or_else(|| {
+            format!("`{subject}` cannot be explored; model:PROTOCOL or payload:PROTOCOL is meant")
+        })?,
         (None, None) => return Ok(PROTOCOLS.to_vec()),
     };
     let known = PROTOCOLS.map(|protocol| protocol.name).join(", ");
@@ -149,7 +186,7 @@ fn protocols(args: &Args) -> Result<Vec<&'static Protocol>, String> {
     Ok(vec![protocol])
 }
 
-fn run(
+fn modelled(
     scenario: &Scenario,
     protocol: &Protocol,
     strategy: &mut dyn Choose,
@@ -188,7 +225,7 @@ fn one(args: &Args, scenario: &Scenario, protocol: &Protocol) -> Result<Outcome,
             )
         }
         Strategy::Pct => {
-            let decisions = u64::from(run(scenario, protocol, &mut Directed)?.1.decisions);
+            let decisions = u64::from(modelled(scenario, protocol, &mut Directed)?.1.decisions);
             let mut strategy = |run| {
                 Box::new(Pct::new(args.seed.wrapping_add(run), args.depth, decisions))
                     as Box<dyn Choose>
@@ -279,7 +316,7 @@ fn drawn(
             outcome.complete = false;
             break;
         }
-        let (evidence, taken) = run(scenario, protocol, &mut *strategy(number))?;
+        let (evidence, taken) = modelled(scenario, protocol, &mut *strategy(number))?;
         let verdicts = judge(&evidence);
         outcome.exercised.extend(verdicts.exercised());
         for rule in verdicts.broken() {
@@ -350,7 +387,7 @@ fn report(
             .push(serde_json::json!({ "rule": rule.name(), "schedule": schedule.to_string() }));
     }
     if let (Some(dir), true) = (&args.out, schedules.is_empty()) {
-        write(dir, &run(scenario, protocol, &mut Directed)?.0)?;
+        write(dir, &modelled(scenario, protocol, &mut Directed)?.0)?;
     }
     if args.json {
         results.push(serde_json::json!({
@@ -398,7 +435,7 @@ fn shrunk(
     let schedule = model::schedule(scenario, protocol, &taken);
     let mut strategy =
         model::replay(&schedule, scenario, protocol).map_err(|error| error.to_string())?;
-    let (evidence, _) = run(scenario, protocol, &mut strategy)?;
+    let (evidence, _) = modelled(scenario, protocol, &mut strategy)?;
     strategy.fitted().map_err(|error| error.to_string())?;
     let verdicts = judge(&evidence);
     Ok((evidence, verdicts, schedule))
@@ -422,7 +459,7 @@ fn replay(
         .map_err(|error| format!("--schedule: {error}"))?;
     let mut strategy = model::replay(&schedule, scenario, protocol)
         .map_err(|error| format!("--schedule: {error}"))?;
-    let (evidence, _) = run(scenario, protocol, &mut strategy)?;
+    let (evidence, _) = modelled(scenario, protocol, &mut strategy)?;
     strategy
         .fitted()
         .map_err(|error| format!("--schedule: {error}"))?;

@@ -81,7 +81,8 @@ impl Verb {
             Verb::Run(args) => Some(args.needs()?),
             // It tells of this machine, unless somebody asks for the lab's.
             Verb::Host(_) => (wish == Wish::Lab).then(Default::default),
-            Verb::Explore(_) | Verb::Judge(_) | Verb::Lab(_) => None,
+            Verb::Explore(args) => args.needs()?,
+            Verb::Judge(_) | Verb::Lab(_) => None,
             Verb::Completions(_) | Verb::Man(_) => None,
         })
     }

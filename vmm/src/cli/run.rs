@@ -3,7 +3,8 @@
 #[cfg(target_arch = "aarch64")]
 mod here;
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use guest_abi::protocol::{PROTOCOLS, Protocol};
 use vmm_core::scenario::Scenario;
@@ -45,6 +46,32 @@ pub(super) struct Args {
     quiet: bool,
 }
 
+/// What a verb that runs the payload needs of a lab, and the argument that names the payload there.
+pub(super) fn payload_needs(
+    scenario: &str,
+    payload: Option<&Path>,
+    out: Option<&Path>,
+) -> Result<(Needs, Vec<OsString>), String> {
+    let (path, more) = match payload {
+        Some(path) => (path.to_owned(), Vec::new()),
+        None => {
+            let path = payload::find().map_err(|error| error.to_string())?;
+            (path.clone(), vec!["--payload".into(), path.into()])
+        }
+    };
+    let mut inputs = vec![path];
+    if scenario.ends_with(".toml") {
+        inputs.push(PathBuf::from(scenario));
+    }
+    let needs = Needs {
+        inputs,
+        stdin: false,
+        outputs: out.map(Path::to_owned).into_iter().collect(),
+        memory: payload::MEMORY,
+    };
+    Ok((needs, more))
+}
+
 /// What a command line means.
 #[cfg_attr(
     not(target_arch = "aarch64"),
@@ -58,23 +85,9 @@ pub(super) struct Wanted {
 
 impl Args {
     /// What it needs of a lab, and the argument that names the payload there.
-    pub(super) fn needs(&self) -> Result<(Needs, Vec<std::ffi::OsString>), String> {
-        let Wanted { payload, .. } = self.wanted()?;
-        let mut inputs = vec![payload.clone()];
-        if self.scenario.ends_with(".toml") {
-            inputs.push(PathBuf::from(&self.scenario));
-        }
-        let more = match self.payload {
-            Some(_) => Vec::new(),
-            None => vec!["--payload".into(), payload.into()],
-        };
-        let needs = Needs {
-            inputs,
-            stdin: false,
-            outputs: self.out.iter().cloned().collect(),
-            memory: payload::MEMORY,
-        };
-        Ok((needs, more))
+    pub(super) fn needs(&self) -> Result<(Needs, Vec<OsString>), String> {
+        let _ = self.wanted()?;
+        payload_needs(&self.scenario, self.payload.as_deref(), self.out.as_deref())
     }
 
     /// What is meant, or what is wrong with it, before anything runs.
@@ -100,7 +113,7 @@ impl Args {
 }
 
 /// The protocol of `payload:P`.
-fn protocol(subject: &str) -> Result<&'static Protocol, String> {
+pub(super) fn protocol(subject: &str) -> Result<&'static Protocol, String> {
     let name = subject
         .strip_prefix("payload:")
         .ok_or_else(|| format!("`{subject}` cannot be run; payload:PROTOCOL is meant"))?;

@@ -3,6 +3,7 @@
 //! The model, the payload and Linux end in the same [`Evidence`]; docs/evidence.md describes the folder that
 //! keeps it. An event says what a CPU did, when in guest time, and how it was seen.
 
+mod compare;
 mod folder;
 mod line;
 mod note;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use guest_abi::point::Point;
 use guest_abi::protocol::{Protocol, Request, Word};
 
+pub use compare::{Parting, parting};
 pub use folder::{EvidenceError, Files, NAMES};
 pub use line::LineError;
 pub use note::{Note, NoteState, Regs};
