@@ -7,6 +7,7 @@ mod console;
 mod errors;
 mod hostile;
 mod lab;
+mod run;
 mod tty;
 
 use std::process::ExitCode;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
     trials.extend(errors::trials(&shared));
     trials.extend(hostile::trials(&shared));
     trials.extend(lab::trials(&shared));
+    trials.extend(run::trials(&shared));
     trials.extend(tty::trials(&shared));
     let conclusion = libtest_mimic::run(&arguments, trials);
     let lab = shared

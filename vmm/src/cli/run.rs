@@ -35,6 +35,9 @@ pub(super) struct Args {
     /// Leave guest time to the host's clock: a rung of a second then takes one
     #[arg(long)]
     real_time: bool,
+    /// Give up after so many seconds: what is not known by then is inconclusive
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: u64,
     /// The payload, where it shall not be looked for
     #[arg(long, value_name = "FILE")]
     payload: Option<PathBuf>,
@@ -93,6 +96,9 @@ impl Args {
     /// What is meant, or what is wrong with it, before anything runs.
     fn wanted(&self) -> Result<Wanted, String> {
         let scenario = scenarios::find(&self.scenario)?;
+        payload::check(&scenario)
+            .or_else(|unfit| unfit.is_of_a_host().then_some(()).ok_or(unfit))
+            .map_err(|unfit| unfit.to_string())?;
         let protocols = match &self.subject {
             None => PROTOCOLS.to_vec(),
             Some(subject) => vec![protocol(subject)?],

@@ -21,6 +21,9 @@ use crate::kvm::KvmVcpu;
 use crate::lab::inside;
 use crate::subject::payload::{self, Error, Hear, Options};
 
+/// A run has so long: it takes some tenths of a second.
+const RUN: Duration = Duration::from_secs(120);
+
 /// Hears nothing but the signal that ends it all.
 struct Deaf<'a> {
     interrupt: &'a Interrupt,
@@ -81,6 +84,7 @@ pub(super) fn explore(args: &Args, scenario: &Scenario) -> Result<Exit, String> 
         let options = Options {
             payload: &path,
             real_time: false,
+            deadline: Instant::now() + RUN,
             host: if inside() { "kvm in the lab" } else { "kvm" },
             hear: &mut deaf,
         };

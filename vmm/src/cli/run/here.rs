@@ -1,6 +1,7 @@
 //! `vmm run` where there is KVM.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use guest_abi::protocol::Protocol;
 use vmm_core::choose::{Choose, Directed, Replay, Schedule};
@@ -16,7 +17,7 @@ use crate::cli::stdout::print;
 use crate::conductor::{Reason, Stopper};
 use crate::kvm::KvmVcpu;
 use crate::lab::inside;
-use crate::subject::payload::{self, Error, Hear, Options, Run, Unfit};
+use crate::subject::payload::{self, Error, Hear, Options, Run};
 
 /// Runs what the command line asks for, one run after the other.
 pub(in crate::cli) fn run(args: &Args) -> Result<Exit, String> {
@@ -64,9 +65,7 @@ impl From<String> for Failed {
 impl From<Error> for Failed {
     fn from(error: Error) -> Self {
         match error {
-            Error::Unfit(why @ (Unfit::NoSdei | Unfit::LateStores(_))) => {
-                Failed::Here(why.to_string())
-            }
+            Error::Unfit(unfit) if unfit.is_of_a_host() => Failed::Here(unfit.to_string()),
             Error::Signal(signal) => Failed::Signal(signal),
             error => Failed::Error(error.to_string()),
         }
@@ -90,6 +89,7 @@ fn one(
     let options = Options {
         payload: &wanted.payload,
         real_time: args.real_time,
+        deadline: Instant::now() + Duration::from_secs(args.timeout),
         host: if inside() { "kvm in the lab" } else { "kvm" },
         hear: &mut hearer,
     };

@@ -50,7 +50,7 @@ pub(super) fn words(scenario: &Scenario, protocol: &Protocol) -> Vec<u64> {
 }
 
 /// Whether the payload can do it.
-pub(super) fn check(scenario: &Scenario) -> Result<(), Unfit> {
+pub fn check(scenario: &Scenario) -> Result<(), Unfit> {
     let name = || scenario.name.clone();
     if usize::from(scenario.cpus) > mailbox::MAX_CPUS {
         return Err(Unfit::Cpus {

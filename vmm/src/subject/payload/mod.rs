@@ -13,6 +13,7 @@ mod steps;
 mod tap;
 mod watch;
 
+pub use config::check;
 pub use image::{Image, ImageError, find};
 #[cfg(target_arch = "aarch64")]
 pub use run::{Error, Hear, Options, Run, replay, run, schedule};
@@ -69,6 +70,13 @@ pub enum Unfit {
     /// A rung that this host does not have.
     #[error("the ladder came to its rung by SDEI, and this host has no SDEI")]
     NoSdei,
+}
+
+impl Unfit {
+    /// Whether another host, or no host but the model, could do it; otherwise the scenario is wrong.
+    pub fn is_of_a_host(&self) -> bool {
+        matches!(self, Unfit::NoSdei | Unfit::LateStores(_))
+    }
 }
 
 /// The table's rungs that are climbed on a machine like the scenario's, as the evidence tells them.

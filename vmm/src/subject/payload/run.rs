@@ -97,6 +97,8 @@ pub struct Options<'a> {
     pub payload: &'a Path,
     /// Whether guest time is what the host's clock makes it.
     pub real_time: bool,
+    /// When to give up.
+    pub deadline: Instant,
     /// The kind of host, for the evidence.
     pub host: &'static str,
     /// Hears of it as it happens.
@@ -181,7 +183,7 @@ pub fn run(
     options.hear.starts(conductor.stopper());
     let started: Vec<usize> = (0..cpus).filter(|cpu| starts(scenario, *cpu)).collect();
     conductor.run();
-    let missing = conductor.trapped(&started, Instant::now() + BOOT);
+    let missing = conductor.trapped(&started, options.deadline.min(Instant::now() + BOOT));
     if !missing.is_empty() {
         let error = ended(&conductor).unwrap_or_else(|| Error::Boot {
             missing: missing
@@ -201,6 +203,7 @@ pub fn run(
         gic: machine.gic,
         tap,
         real_time: options.real_time,
+        deadline: options.deadline,
     };
     options.hear.begins(&setting, &around.image.places);
     let mut steps = Steps::new(scenario, conductor.quiesce(), around, options.hear)?;

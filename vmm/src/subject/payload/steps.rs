@@ -84,6 +84,8 @@ pub(super) struct Around {
     pub(super) tap: Arc<Tap>,
     /// Whether guest time is what the host's clock makes it.
     pub(super) real_time: bool,
+    /// When to give up.
+    pub(super) deadline: Instant,
 }
 
 /// The payload between two steps.
@@ -472,7 +474,10 @@ impl<'a> Steps<'a> {
         if let Some(counter) = self.counter {
             self.around.clock.set(counter)?;
         }
-        let stepped = self.quiesced.step(cpu, Instant::now() + STEP);
+        let stepped = {
+            let deadline = self.around.deadline.min(Instant::now() + STEP);
+            self.quiesced.step(cpu, deadline)
+        };
         if self.counter.is_some() {
             self.counter = self.around.clock.now();
         }
