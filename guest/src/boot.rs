@@ -15,6 +15,7 @@ use crate::cpus::{CpuId, MAX_CPUS, Mpidr, Stage};
 use crate::gic::{self, Sgi};
 use crate::hostile;
 use crate::platform::{Platform, PlatformError};
+use crate::stop;
 use crate::time::{self, PATIENCE_WITH_OTHERS, wait_for};
 
 /// How many CPUs compete for the console lock when they power off. All of them at once would have
@@ -47,6 +48,9 @@ fn run(x0: u64) -> Result<(), PlatformError> {
     platform.check_psci_conduit()?;
     let timer = platform.virtual_timer()?;
     let cpus = number_cpus(&platform)?;
+    if stop::is_asked_for() {
+        return stop::run(&platform, cpus);
+    }
     if let Some(deed) = hostile::asked_for(platform.bootargs()) {
         return hostile::run(deed, cpus, platform.ram_end()?);
     }

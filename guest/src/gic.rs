@@ -13,8 +13,8 @@ use crate::cpus::CpuId;
 
 // Linux's values since "irqchip/gic-v3: Select priorities at boot time" (in v6.11), as in its
 // include/linux/irqchip/arm-gic-v3-prio.h, for a GIC with a single security state.
-const PRIORITY_IRQ: u8 = 0xc0;
-const PRIORITY_NMI: u8 = 0x80;
+pub(crate) const PRIORITY_IRQ: u8 = 0xc0;
+pub(crate) const PRIORITY_NMI: u8 = 0x80;
 /// ICC_PMR_EL1 that lets both in.
 pub(crate) const PMR_IRQ_ON: u8 = 0xe0;
 /// ICC_PMR_EL1 that masks IRQs and lets pseudo-NMIs in.
@@ -105,6 +105,11 @@ pub(crate) fn set_up_cpu(
 
 /// Sends an SGI to one CPU.
 pub(crate) fn send(sgi: Sgi, cpu: CpuId) {
+    send_ipi(sgi as u8, cpu);
+}
+
+/// Sends the SGI of this number to one CPU.
+pub(crate) fn send_ipi(sgi: u8, cpu: CpuId) {
     let [aff0, aff1, aff2, _, aff3, ..] = cpu.shared().mpidr().bits().to_le_bytes();
     // Without the range selector ICC_SGI1R_EL1 reaches Aff0 0 to 15 only. Neither KVM nor QEMU's
     // `virt` goes beyond that.
@@ -119,8 +124,12 @@ pub(crate) fn send(sgi: Sgi, cpu: CpuId) {
         target_list: 1 << aff0,
     };
     arch::dsb_ishst();
-    GicCpuInterface::send_sgi(sgi.intid(), target, SgiTargetGroup::CurrentGroup1)
-        .expect("a variant of Sgi is no SGI");
+    GicCpuInterface::send_sgi(
+        IntId::sgi(sgi.into()),
+        target,
+        SgiTargetGroup::CurrentGroup1,
+    )
+    .expect("IntId::sgi makes an SGI");
     arch::isb();
 }
 

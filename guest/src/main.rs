@@ -10,6 +10,8 @@
 //! With `hostile.do=` on the command line it is a guest that means harm instead (`hostile`): it does to the VMM what a guest
 //! can do, and powers off if it has lived through it.
 //!
+//! With a mailbox that says so it stops by a protocol instead (`stop`), step by step, as the VMM has it.
+//!
 //! On any target but bare metal this is an empty program, so that the workspace checks on the host.
 #![cfg_attr(target_os = "none", no_std)]
 #![cfg_attr(target_os = "none", no_main)]
@@ -34,6 +36,8 @@ mod gic;
 mod hostile;
 #[cfg(target_os = "none")]
 mod platform;
+#[cfg(target_os = "none")]
+mod stop;
 #[cfg(target_os = "none")]
 mod time;
 

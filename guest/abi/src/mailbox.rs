@@ -145,7 +145,13 @@ pub struct Ring {
     pub daif: u8,
     /// ICC_PMR_EL1.
     pub pmr: u8,
+    /// The masks are those that the [`OPENING`] instructions behind the store make: until then nothing gets in.
+    pub opens: bool,
 }
+
+/// How many instructions of four bytes behind the store unmask, where a ring [`opens`](Ring::opens): one writes
+/// ICC_PMR_EL1, the other clears DAIF.
+pub const OPENING: u64 = 2;
 
 impl Ring {
     /// As the value that is stored.
@@ -154,12 +160,15 @@ impl Ring {
             Some(point) => point.id(),
             None => 0,
         };
-        point as u64 | (self.pmr as u64) << 16 | (self.daif as u64) << 24 | (self.why as u64) << 32
+        point as u64 | (self.pmr as u64) << 16 | (self.daif as u64) << 24 | (self.why as u64) << 32 | (self.opens as u64) << 40
     }
 
     /// From the value that was stored; none if no CPU of ours stored it.
     pub fn of(word: u64) -> Option<Self> {
-        let why = match word >> 32 {
+        if word >> 41 != 0 {
+            return None;
+        }
+        let why = match (word >> 32) as u8 {
             0 => Why::Step,
             1 => Why::Idle,
             2 => Why::Ready,
@@ -176,6 +185,7 @@ impl Ring {
             point,
             daif: (word >> 24) as u8 & 0xf,
             pmr: (word >> 16) as u8,
+            opens: word >> 40 & 1 == 1,
         })
     }
 }
@@ -381,6 +391,7 @@ mod tests {
                     point,
                     daif: 0b1010,
                     pmr: 0xc0,
+                    opens: point.is_some(),
                 };
                 assert_eq!(Ring::of(ring.word()), Some(ring));
             }

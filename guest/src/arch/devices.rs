@@ -22,6 +22,7 @@ pub(crate) fn fdt_at(address: u64) -> Result<Fdt<'static>, FdtParseError> {
 }
 
 /// A pointer to a device's registers. Panics unless the identity map has devices there.
+#[inline(always)]
 fn registers<T>(region: Region) -> NonNull<T> {
     let Region { base, size } = region;
     let end = base.saturating_add(size.max(size_of::<T>() as u64));
@@ -71,6 +72,7 @@ pub(crate) struct DeviceRegisters {
 
 impl DeviceRegisters {
     /// The device at `base`.
+    #[inline(always)]
     pub(crate) fn at(base: u64) -> Self {
         let page: NonNull<u16> = registers(Region { base, size: PAGE });
         Self {
@@ -78,6 +80,7 @@ impl DeviceRegisters {
         }
     }
 
+    #[inline(always)]
     fn register(&self, offset: usize) -> usize {
         assert!(
             offset < PAGE as usize && offset.is_multiple_of(2),
@@ -91,6 +94,7 @@ impl DeviceRegisters {
     // it by (Arm ARM DDI 0487, ESR_ELx.ISV).
 
     /// Reads the register at `offset`.
+    #[inline(always)]
     pub(crate) fn read(&self, offset: usize) -> u16 {
         let register = self.register(offset);
         let value: u32;
@@ -102,6 +106,7 @@ impl DeviceRegisters {
     }
 
     /// Writes the register at `offset`.
+    #[inline(always)]
     pub(crate) fn write(&self, offset: usize, value: u16) {
         let register = self.register(offset);
         let value = u32::from(value);

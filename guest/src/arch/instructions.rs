@@ -26,6 +26,7 @@ pub(crate) fn pmr() -> u8 {
 }
 
 /// Writes ICC_PMR_EL1. The write is self-synchronising (GIC IHI 0069, "ICC_PMR_EL1").
+#[inline(always)]
 pub(crate) fn set_pmr(value: u8) {
     // SAFETY: as for `mask_irq` and `unmask_irq`.
     unsafe {

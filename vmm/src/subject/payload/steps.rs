@@ -70,6 +70,8 @@ struct Cpu {
     /// Rings until the handler that it is in returns.
     returns_in: u8,
     unrun: bool,
+    /// It has gone on behind the ring's own instructions, and is held there.
+    beyond: bool,
     hand: Option<Hand>,
     parked: bool,
 }
@@ -200,6 +202,17 @@ impl<'a> Steps<'a> {
         self.on(cpu, |vcpu| vcpu.registers())
     }
 
+    /// The registers that an interrupt meets when the CPU goes on: those of now, or of behind the two instructions that let it in.
+    fn interrupted_at(&self, cpu: usize) -> Result<vmm_core::evidence::Regs, Error> {
+        let mut registers = self.registers(cpu)?;
+        let opens = self.cpus[cpu].stand.as_ref().is_some_and(|stand| stand.ring.opens);
+        if opens && !self.cpus[cpu].beyond {
+            registers.pc += 4 * mailbox::OPENING;
+            registers.pstate &= !(0xf << 6);
+        }
+        Ok(registers)
+    }
+
     fn on<T: Send + 'static>(
         &self,
         cpu: usize,
@@ -282,7 +295,7 @@ impl<'a> Steps<'a> {
     fn walk(&mut self, cpu: usize) -> Result<(), Error> {
         let sgi = self.deliverable(cpu);
         let regs = match sgi {
-            Some(_) => Some(self.registers(cpu)?),
+            Some(_) => Some(self.interrupted_at(cpu)?),
             None => None,
         };
         let stalled = self.cpus[cpu]
@@ -293,7 +306,10 @@ impl<'a> Steps<'a> {
         let (ring, wire) = self.around.tap.take();
         match (trapped, ring) {
             // It polls a UART that stays full, or stands where it spins.
-            (Trap::Tapped, None) | (Trap::Breakpoint, _) => return Ok(()),
+            (Trap::Tapped, None) | (Trap::Breakpoint, _) => {
+                self.cpus[cpu].beyond = true;
+                return Ok(());
+            }
             (Trap::Off, _) => {
                 let what = match self.cpus[cpu].hand {
                     Some(Hand::Hotplug) => What::Unplugs,
@@ -333,6 +349,7 @@ impl<'a> Steps<'a> {
             let at = same.filter(|(known, _)| *known == ticks);
             (ticks, at.map_or(self.now + us, |(_, at)| at))
         });
+        self.cpus[cpu].beyond = false;
         self.cpus[cpu].stand = Some(Stand {
             ring,
             conditions,
@@ -549,7 +566,7 @@ impl<'a> Steps<'a> {
         };
         self.say(cpu, Seen::Trapped, holds);
         if hold.manner == Manner::Spin {
-            let pc = self.registers(cpu)?.pc;
+            let pc = self.interrupted_at(cpu)?.pc;
             self.on(cpu, move |vcpu| vcpu.break_at(Some(pc)))?;
         }
         if hold.manner != Manner::Freeze && self.deliverable(cpu).is_none() {
