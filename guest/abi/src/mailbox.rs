@@ -6,7 +6,7 @@
 //! let in is taken at the instruction behind the store.
 
 use crate::point::Point;
-use crate::protocol::Request;
+use crate::protocol::{Request, Step};
 
 /// The static that holds it.
 pub const SYMBOL: &str = "mailbox";
@@ -31,8 +31,10 @@ pub const DRIVER_AT: usize = 4;
 pub const CPUS_AT: usize = 5;
 /// Word of those that are not up at the start, a bit each.
 pub const OFFLINE_AT: usize = 6;
+/// First word of the handlers: the plain stop's steps, then the crash stop's, a byte each ([`steps_word`]).
+pub const HANDLERS_AT: usize = 7;
 /// First word of the tasks: [`TASKS`] words a CPU, in the order in which it does them, 0 for none.
-pub const TASKS_AT: usize = 8;
+pub const TASKS_AT: usize = 9;
 /// Tasks of a CPU at most.
 pub const TASKS: usize = 4;
 /// First word of the slots.
@@ -84,6 +86,8 @@ pub enum Job {
     MaskIrqs,
     /// Spins with all of DAIF masked.
     MaskDaif,
+    /// Spins with interrupts masked, in a loop of many instructions that change all registers.
+    Wedge,
 }
 
 impl Job {
@@ -98,6 +102,7 @@ impl Job {
             Job::Nmi(cpu) => 6 | (cpu as u64) << 8,
             Job::MaskIrqs => 7,
             Job::MaskDaif => 8,
+            Job::Wedge => 9,
         }
     }
 
@@ -113,9 +118,37 @@ impl Job {
             6 => Some(Job::Nmi(argument)),
             7 => Some(Job::MaskIrqs),
             8 => Some(Job::MaskDaif),
+            9 => Some(Job::Wedge),
             _ => None,
         }
     }
+}
+
+/// The steps by their number in a word of [`HANDLERS_AT`]; 0 is none.
+const STEPS: [Step; 8] = [
+    Step::Save,
+    Step::ClearStopMask,
+    Step::DropCounter,
+    Step::Offline,
+    Step::MaskIrqs,
+    Step::MaskDaif,
+    Step::DieOrPark,
+    Step::Park,
+];
+
+/// The steps of a handler, of which there are at most eight, as a word.
+pub fn steps_word(steps: &[Step]) -> u64 {
+    let number = |step: &Step| 1 + STEPS.iter().position(|known| known == step).unwrap_or(0);
+    let numbers = steps.iter().take(8).enumerate();
+    numbers.fold(0, |word, (at, step)| {
+        word | (number(step) as u64) << (8 * at)
+    })
+}
+
+/// The step at this place of such a word.
+pub fn step_of(word: u64, at: usize) -> Option<Step> {
+    let number = (word.checked_shr(8 * at as u32)? as u8).checked_sub(1)?;
+    STEPS.get(usize::from(number)).copied()
 }
 
 /// Why the doorbell rings.
@@ -160,7 +193,11 @@ impl Ring {
             Some(point) => point.id(),
             None => 0,
         };
-        point as u64 | (self.pmr as u64) << 16 | (self.daif as u64) << 24 | (self.why as u64) << 32 | (self.opens as u64) << 40
+        point as u64
+            | (self.pmr as u64) << 16
+            | (self.daif as u64) << 24
+            | (self.why as u64) << 32
+            | (self.opens as u64) << 40
     }
 
     /// From the value that was stored; none if no CPU of ours stored it.
@@ -407,6 +444,7 @@ mod tests {
             Job::Nmi(2),
             Job::MaskIrqs,
             Job::MaskDaif,
+            Job::Wedge,
         ] {
             assert_eq!(Job::of(job.word()), Some(job));
         }
@@ -438,6 +476,21 @@ mod tests {
         ] {
             assert_eq!(Tell::of(tell.words()), Some(tell));
         }
+    }
+
+    #[test]
+    fn handlers_come_back() {
+        for protocol in crate::protocol::PROTOCOLS {
+            for stop in [&protocol.plain, &protocol.crash] {
+                let steps = stop.handler.is;
+                let word = steps_word(steps);
+                for (at, step) in steps.iter().enumerate() {
+                    assert_eq!(step_of(word, at), Some(*step));
+                }
+                assert_eq!(step_of(word, steps.len()), None);
+            }
+        }
+        assert_eq!(step_of(u64::MAX, 0), None);
     }
 
     #[test]

@@ -22,10 +22,10 @@ pub(crate) use named::{
 };
 pub(crate) use probes::{FREE_RAM, MAPPED, PROBES, WALKS_ASTRAY, enable_probes, map_everything};
 pub(crate) use statics::{
-    CONSOLE_LOCK, CONSOLE_SEM, CONSOLE_WAITER, CONSOLE_WRITES, COUNTER, CRASH_STOP, LOG,
-    MAILBOX, NBCON, NOTES, ONLINE_COUNT, ONLINE_MASK, PANIC_CPU, PORT_LOCK, STOP_IN_PROGRESS,
-    STOP_MASK, SYSTEM_STATE,
+    CONSOLE_LOCK, CONSOLE_SEM, CONSOLE_WAITER, CONSOLE_WRITES, COUNTER, CRASH_STOP, LOG, MAILBOX,
+    NBCON, NOTES, ONLINE_COUNT, ONLINE_MASK, PANIC_CPU, PORT_LOCK, STOP_IN_PROGRESS, STOP_MASK,
+    SYSTEM_STATE,
 };
 pub(crate) use vectors::{
-    Frame, mask_daif, own_registers, ring, ring_and_open, use_stop_vectors, wait_parked,
+    Frame, mask_daif, own_registers, ring, ring_and_open, use_stop_vectors, wait_parked, wedged,
 };

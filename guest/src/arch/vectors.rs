@@ -88,6 +88,36 @@ global_asm!(
     ".popsection",
 );
 
+// A loop in which every instruction leaves another set of registers: x0 to x30 and the flags.
+global_asm!(
+    ".pushsection .text.wedged, \"ax\"",
+    ".global wedged",
+    ".type wedged, %function",
+    "wedged:",
+    "movz x30, #0x6c64",
+    "movk x30, #0x9e37, lsl #16",
+    "madd x30, x0, x30, x30",
+    "1:",
+    ".irp r, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29",
+    "adds x\\r, x\\r, x30",
+    "eor x\\r, x\\r, x0, ror #13",
+    "ror x30, x30, #7",
+    "subs xzr, x\\r, x30",
+    ".endr",
+    "add x0, x0, x30, lsr #3",
+    "b 1b",
+    ".size wedged, . - wedged",
+    ".popsection",
+);
+
+/// Goes round in that loop for ever.
+pub(crate) fn wedged(seed: u64) -> ! {
+    unsafe extern "C" {
+        safe fn wedged(seed: u64) -> !;
+    }
+    wedged(seed)
+}
+
 /// Has this CPU take its exceptions there.
 pub(crate) fn use_stop_vectors() {
     unsafe extern "C" {

@@ -13,10 +13,8 @@ use smccc::psci;
 
 use super::printk::{self, Say};
 use super::ring::{self, Mask, enter, mask, mask_at_least, set_mask, step, tell};
-use super::{BACKTRACE, ORDER, arrives_as, flag, own, table, words};
-use crate::arch::{
-    CRASH_STOP, Frame, NOTES, cpu_park_loop, nmi_cpu_backtrace, wait_parked,
-};
+use super::{BACKTRACE, ORDER, arrives_as, flag, own, table, word, words};
+use crate::arch::{CRASH_STOP, Frame, NOTES, cpu_park_loop, nmi_cpu_backtrace, wait_parked};
 
 /// Which handler runs: the crash stop's, the plain stop's, or none yet where the flag has not been read.
 type Kind = Option<bool>;
@@ -135,7 +133,13 @@ fn stop(by: By, mut kind: Kind, frame: Option<&mut Frame>) -> ! {
 /// before the flag is read.
 #[inline(always)]
 fn next(at: usize, kind: Kind) -> (Step, Kind) {
-    let step = |crash: bool| table(crash).handler.is[at];
+    let step = |crash: bool| {
+        let steps = word(mailbox::HANDLERS_AT + usize::from(crash));
+        match mailbox::step_of(steps, at) {
+            Some(step) => step,
+            None => panic!("a handler has no end"),
+        }
+    };
     match kind {
         Some(crash) => (step(crash), kind),
         None if step(false) == step(true) => (step(false), None),
@@ -183,7 +187,7 @@ pub(crate) fn park() -> ! {
 pub(super) fn write_note(cpu: usize, frame: &Frame, bytes: core::ops::Range<usize>) {
     let mut at = bytes.start;
     while at < bytes.end {
-        let word = match at {
+        let half = match at {
             0 => NAME_BYTES,
             4 => DESC_BYTES,
             8 => TYPE_PRSTATUS,
@@ -191,7 +195,7 @@ pub(super) fn write_note(cpu: usize, frame: &Frame, bytes: core::ops::Range<usiz
             X0_AT..END_AT => register(frame, at - X0_AT),
             _ => 0,
         };
-        NOTES[cpu][at / 4].store(word, ORDER);
+        NOTES[cpu][at / 4].store(half, ORDER);
         at += 4;
     }
 }

@@ -104,7 +104,10 @@ fn arrives_as(sgi: u8) -> Request {
 /// Boots the other CPUs and does what the mailbox says. Does not come back.
 pub(crate) fn run(platform: &Platform, found: usize) -> Result<(), PlatformError> {
     let cpus = cpus();
-    assert!(cpus <= found, "the mailbox has {cpus} CPUs, the device tree {found}");
+    assert!(
+        cpus <= found,
+        "the mailbox has {cpus} CPUs, the device tree {found}"
+    );
     let offline = word(mailbox::OFFLINE_AT);
     for cpu in (0..cpus).filter(|cpu| offline >> cpu & 1 == 0) {
         ONLINE_MASK.0[0].fetch_or(1 << cpu, ORDER);
@@ -151,7 +154,7 @@ fn come_up(cpu: CpuId, mut redistributor: GicRedistributor) -> ! {
     }
     ring::ready(match job(cpu.index()) {
         // Whoever sends a backtrace NMI does so from an interrupt of its own.
-        Some(Job::MaskIrqs | Job::Nmi(_)) => Mask::Irqs,
+        Some(Job::MaskIrqs | Job::Wedge | Job::Nmi(_)) => Mask::Irqs,
         Some(Job::MaskDaif | Job::Online) => Mask::All,
         _ => Mask::Open,
     });

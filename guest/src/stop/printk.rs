@@ -149,9 +149,7 @@ fn emit_by_owner() {
     let panicking = PANIC_CPU.load(ORDER) != NOBODY;
     if CONSOLE_SEM.load(ORDER) == NOBODY && !other_panics() {
         CONSOLE_SEM.store(cpu, ORDER);
-    } else if !panicking
-        && CONSOLE_WRITES.load(ORDER) != 0
-        && CONSOLE_WAITER.load(ORDER) == NOBODY
+    } else if !panicking && CONSOLE_WRITES.load(ORDER) != 0 && CONSOLE_WAITER.load(ORDER) == NOBODY
     {
         // console_trylock_spinning(); not once a panic is in progress, for the owner may be stopped.
         CONSOLE_WAITER.store(cpu, ORDER);

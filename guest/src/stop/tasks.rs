@@ -8,7 +8,7 @@ use super::printk::Say;
 use super::ring::{self, Mask, mask_at_least, set_mask, step};
 use super::{BACKTRACE, ORDER, handler, own, words};
 use crate::arch::{
-    ONLINE_COUNT, ONLINE_MASK, SYSTEM_STATE, cpu_do_idle, smp_send_stop, vpanic, vprintk_emit,
+    self, ONLINE_COUNT, ONLINE_MASK, SYSTEM_STATE, cpu_do_idle, smp_send_stop, vpanic, vprintk_emit,
 };
 use crate::cpus::CpuId;
 use crate::gic;
@@ -23,6 +23,10 @@ pub(super) fn run(job: Option<Job>) -> ! {
         Some(Job::Online) => come_online(),
         Some(Job::Nmi(cpu)) => send_backtrace(cpu),
         Some(Job::MaskIrqs | Job::MaskDaif) => step(Some(Point::Masked)),
+        Some(Job::Wedge) => {
+            step(Some(Point::Masked));
+            arch::wedged(own() as u64)
+        }
         None => {}
     }
     cpu_do_idle()

@@ -34,6 +34,14 @@ pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
         trials.push(lab.trial(name, test));
     }
     trials.extend([
+        lab.trial("run::notes_are_true_to_the_bit", |lab| {
+            notes_are_true_to_the_bit(lab, 143);
+        }),
+        lab.trial("run::notes_are_true_to_the_bit_ten_thousand_times", |lab| {
+            notes_are_true_to_the_bit(lab, 1_429);
+        })
+        .with_ignored_flag(true),
+        lab.trial("run::swapped_steps_are_caught", swapped_steps_are_caught),
         lab.trial("run::in_real_time", in_real_time),
         lab.trial(
             "run::the_evidence_is_judged_alike",
@@ -102,6 +110,65 @@ fn agrees_with_the_model(lab: &Lab, scenario: &str, protocol: &str) {
     assert_eq!(seen["parted"], serde_json::Value::Null, "{seen:#}");
 }
 
+/// Seven CPUs a run spin, each at another instruction.
+fn notes_are_true_to_the_bit(lab: &Lab, runs: usize) {
+    let repeat = runs.to_string();
+    let arguments = ["run", "wedged-anywhere", "--subject", "payload:nmi-only"];
+    let outcome = lab
+        .vmm(arguments.iter().chain(&["--repeat", &repeat, "--json"]))
+        .run()
+        .exits(0);
+    let upheld = |line: &&str| {
+        let run: serde_json::Value = serde_json::from_str(line).unwrap();
+        let rules = run["rules"].as_array().unwrap();
+        let note_true = rules
+            .iter()
+            .find(|rule| rule["rule"] == "note-true")
+            .unwrap();
+        note_true["verdict"] == "upheld"
+    };
+    assert_eq!(outcome.stdout.lines().filter(upheld).count(), runs);
+}
+
+/// A payload that takes two steps of its table in the wrong order is caught by the rule that docs/oracle.md names for it.
+fn swapped_steps_are_caught(lab: &Lab) {
+    for (scenario, protocol, swap, rules) in [
+        (
+            "idle-crash",
+            "irq-then-nmi",
+            "crash:2",
+            &["ack-after-save"][..],
+        ),
+        ("idle-crash", "v1-corrected", "crash:2", &["ack-after-save"]),
+        ("idle-crash", "irq-only", "crash:1", &["ack-after-save"]),
+        (
+            "v1-2a-nested-nmi",
+            "v1-corrected",
+            "crash:1",
+            &["note-true"],
+        ),
+    ] {
+        let subject = format!("payload:{protocol}");
+        let arguments = ["run", scenario, "--subject", &subject, "--swap", swap];
+        let outcome = lab
+            .vmm(arguments.iter().chain(&["--repeat", "5", "--json"]))
+            .run()
+            .exits(1);
+        assert_eq!(outcome.stdout.lines().count(), 5);
+        for line in outcome.stdout.lines() {
+            let run: serde_json::Value = serde_json::from_str(line).unwrap();
+            let broken: Vec<&str> = run["rules"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|rule| rule["verdict"] == "broken")
+                .map(|rule| rule["rule"].as_str().unwrap())
+                .collect();
+            assert_eq!(broken, rules, "{scenario} {protocol} {swap}: {run:#}");
+        }
+    }
+}
+
 /// Guest time that is given back, and guest time that is the host's, give the same verdicts.
 fn in_real_time(lab: &Lab) {
     for (scenario, protocol) in [
@@ -131,7 +198,7 @@ fn the_evidence_is_judged_alike(lab: &Lab) {
         .exits(0)
         .says("spared             broken         CPU 1")
         .says("console-intact     broken")
-        .says("repeat: vmm run console-locked --subject payload:nmi-only --schedule 1:");
+        .says("repeat: vmm run console-locked --subject payload:nmi-only --seed 1 --schedule 1:");
     let judged = Vmm::new(["judge", out.to_str().unwrap()]).run().exits(0);
     let verdicts = |text: &str| -> Vec<String> {
         let rules = text.lines().filter(|line| {

@@ -7,11 +7,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use guest_abi::protocol::{PROTOCOLS, Protocol};
+use vmm_core::evidence::StopKind;
 use vmm_core::scenario::Scenario;
 
 use super::{Exit, scenarios};
 use crate::lab::Needs;
-use crate::subject::payload;
+use crate::subject::payload::{self, Swap};
 
 #[cfg(target_arch = "aarch64")]
 pub(super) use here::run;
@@ -32,6 +33,15 @@ pub(super) struct Args {
     /// Keep the evidence
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// What decides at which instruction a wedged CPU spins
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Run so many times, each with the next seed
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    repeat: u64,
+    /// Have the payload swap step N of its handler and the next one, counted from 1 (crash:N, plain:N), and see the oracle notice
+    #[arg(long, value_name = "STEP", value_parser = swap)]
+    swap: Option<Swap>,
     /// Leave guest time to the host's clock: a rung of a second then takes one
     #[arg(long)]
     real_time: bool,
@@ -106,6 +116,17 @@ impl Args {
         if protocols.len() > 1 && (self.schedule.is_some() || self.out.is_some()) {
             return Err("--schedule and --out are for one run; add --subject payload:P".to_owned());
         }
+        if let Some(swap) = self.swap
+            && let Some(protocol) = protocols.iter().find(|protocol| !swap.fits(protocol))
+        {
+            let name = protocol.name;
+            return Err(format!(
+                "--swap: the handler of {name} has no two such steps before its last"
+            ));
+        }
+        if self.repeat > 1 && self.out.is_some() {
+            return Err("--out keeps one run, and --repeat makes more".to_owned());
+        }
         let payload = match &self.payload {
             Some(path) => path.clone(),
             None => payload::find().map_err(|error| error.to_string())?,
@@ -116,6 +137,19 @@ impl Args {
             payload,
         })
     }
+}
+
+fn swap(text: &str) -> Result<Swap, String> {
+    let meant = "crash:N or plain:N is meant, N from 1";
+    let (stop, number) = text.split_once(':').ok_or(meant)?;
+    let stop = match stop {
+        "crash" => StopKind::Crash,
+        "plain" => StopKind::Plain,
+        _ => return Err(meant.to_owned()),
+    };
+    let number: usize = number.parse().map_err(|_| meant)?;
+    let first = number.checked_sub(1).ok_or(meant)?;
+    Ok(Swap { stop, first })
 }
 
 /// The protocol of `payload:P`.

@@ -53,6 +53,7 @@ embedded! {
     "no-pseudo-nmi",
     "restart-stalled",
     "retry-for-nobody",
+    "stop-64",
     "three-panics",
     "v1-1-empty-note",
     "v1-2a-nested-nmi",
@@ -61,6 +62,7 @@ embedded! {
     "v1-4-two-panics",
     "v1-5-unplug",
     "wedged",
+    "wedged-anywhere",
 }
 
 /// The scenario of this name, or of the file where the name ends in `.toml`.

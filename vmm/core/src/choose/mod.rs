@@ -9,7 +9,7 @@ mod schedule;
 mod shrink;
 
 pub use exhaustive::Exhaustive;
-pub use random::{Pct, Random};
+pub use random::{Pct, Random, draw};
 pub use schedule::{Replay, Schedule, ScheduleError};
 pub use shrink::{Segments, shrink};
 

@@ -18,6 +18,13 @@ fn below(rng: &mut ChaCha8Rng, n: u64) -> u64 {
     }
 }
 
+/// A number below `n` that a seed decides, a different one for each `stream`.
+pub fn draw(seed: u64, stream: u64, n: u64) -> u64 {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(stream);
+    below(&mut rng, n)
+}
+
 /// Each alternative alike. ChaCha8's stream is specified, so a seed replays for ever.
 pub struct Random(ChaCha8Rng);
 

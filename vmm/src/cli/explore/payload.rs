@@ -84,6 +84,8 @@ pub(super) fn explore(args: &Args, scenario: &Scenario) -> Result<Exit, String> 
         let options = Options {
             payload: &path,
             real_time: false,
+            seed: args.seed,
+            swap: None,
             deadline: Instant::now() + RUN,
             host: if inside() { "kvm in the lab" } else { "kvm" },
             hear: &mut deaf,

@@ -25,8 +25,11 @@ pub(in crate::cli) fn run(args: &Args) -> Result<Exit, String> {
     let interrupt =
         Interrupt::watch().map_err(|error| format!("cannot watch for signals: {error}"))?;
     let mut worst = Exit::Expected;
-    for protocol in &wanted.protocols {
-        let exit = match one(args, &wanted, protocol, &interrupt) {
+    let runs = wanted.protocols.iter().flat_map(|protocol| {
+        (0..args.repeat).map(move |number| (*protocol, args.seed.wrapping_add(number)))
+    });
+    for (protocol, seed) in runs {
+        let exit = match one(args, &wanted, protocol, seed, &interrupt) {
             Ok(as_expected) if as_expected => Exit::Expected,
             Ok(_) => Exit::Surprise,
             Err(Failed::Here(why)) => {
@@ -77,6 +80,7 @@ fn one(
     args: &Args,
     wanted: &Wanted,
     protocol: &'static Protocol,
+    seed: u64,
     interrupt: &Interrupt,
 ) -> Result<bool, Failed> {
     let scenario = &wanted.scenario;
@@ -89,6 +93,8 @@ fn one(
     let options = Options {
         payload: &wanted.payload,
         real_time: args.real_time,
+        seed,
+        swap: args.swap,
         deadline: Instant::now() + Duration::from_secs(args.timeout),
         host: if inside() { "kvm in the lab" } else { "kvm" },
         hear: &mut hearer,
@@ -175,8 +181,10 @@ fn report(
     if !as_expected || !args.quiet {
         let schedule = run.evidence.setting.schedule.as_deref().unwrap_or_default();
         print(&format!(
-            "repeat: vmm run {} --subject payload:{} --schedule {schedule}\n",
-            args.scenario, protocol.name
+            "repeat: vmm run {} --subject payload:{} --seed {} --schedule {schedule}\n",
+            args.scenario,
+            protocol.name,
+            run.evidence.setting.seed.unwrap_or_default(),
         ));
     }
     as_expected

@@ -3,13 +3,14 @@
 use guest_abi::mailbox::{self, Job};
 use guest_abi::point::Point;
 use guest_abi::protocol::{PROTOCOLS, Protocol};
+use vmm_core::arm::CpuId;
 use vmm_core::evidence::{Manner, Onward, StopKind};
-use vmm_core::scenario::{Does, Driver, Scenario};
+use vmm_core::scenario::{Does, Driver, Hold, HoldUntil, Scenario, Task};
 
 use super::Unfit;
 
 /// What the VMM writes into the mailbox before the payload's first instruction: all words before the slots.
-pub(super) fn words(scenario: &Scenario, protocol: &Protocol) -> Vec<u64> {
+pub(super) fn words(scenario: &Scenario, protocol: &Protocol, swap: Option<Swap>) -> Vec<u64> {
     let mut words = vec![0; mailbox::SLOTS_AT];
     words[mailbox::MAGIC_AT] = mailbox::MAGIC;
     let number = PROTOCOLS.iter().position(|known| *known == protocol);
@@ -31,6 +32,13 @@ pub(super) fn words(scenario: &Scenario, protocol: &Protocol) -> Vec<u64> {
         Driver::WriteAnyway => mailbox::DRIVER_WRITE_ANYWAY,
         Driver::Nbcon => mailbox::DRIVER_NBCON,
     };
+    for (at, stop) in [&protocol.plain, &protocol.crash].into_iter().enumerate() {
+        let mut steps = stop.handler.is.to_vec();
+        if let Some(swap) = swap.filter(|swap| usize::from(swap.stop == StopKind::Crash) == at) {
+            steps.swap(swap.first, swap.first + 1);
+        }
+        words[mailbox::HANDLERS_AT + at] = mailbox::steps_word(&steps);
+    }
     words[mailbox::CPUS_AT] = scenario.cpus.into();
     words[mailbox::OFFLINE_AT] = scenario.offline.iter().map(|cpu| 1 << cpu.index()).sum();
     for task in &scenario.tasks {
@@ -41,12 +49,43 @@ pub(super) fn words(scenario: &Scenario, protocol: &Protocol) -> Vec<u64> {
             Does::Unplug => Job::Unplug,
             Does::Online => Job::Online,
             Does::Nmi(cpu) => Job::Nmi(cpu.index() as u8),
+            Does::MaskIrqs if is_wedged(scenario, task.cpu) => Job::Wedge,
             Does::MaskIrqs => Job::MaskIrqs,
             Does::MaskDaif => Job::MaskDaif,
         };
         words[mailbox::TASKS_AT + mailbox::TASKS * task.cpu.index()] = job.word();
     }
     words
+}
+
+/// Whether a CPU is to spin at one instruction of the many that it could be at.
+pub(super) fn is_wedged(scenario: &Scenario, cpu: CpuId) -> bool {
+    let masks = |task: &Task| task.cpu == cpu && task.does == Does::MaskIrqs;
+    scenario.tasks.iter().any(masks) && scenario.holds.iter().any(|hold| spins(hold, cpu))
+}
+
+fn spins(hold: &Hold, cpu: CpuId) -> bool {
+    (hold.cpu, hold.at, hold.manner) == (cpu, Point::Masked, Manner::Spin)
+}
+
+/// Two neighbouring steps of a handler in each other's place.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Swap {
+    /// Which handler.
+    pub stop: StopKind,
+    /// The first of the two, counted from 0. Neither may be the last, at which the CPU rests.
+    pub first: usize,
+}
+
+impl Swap {
+    /// Whether the protocol has these two steps.
+    pub fn fits(self, protocol: &Protocol) -> bool {
+        let stop = match self.stop {
+            StopKind::Plain => &protocol.plain,
+            StopKind::Crash => &protocol.crash,
+        };
+        self.first + 2 < stop.handler.is.len()
+    }
 }
 
 /// Whether the payload can do it.
@@ -71,6 +110,15 @@ pub fn check(scenario: &Scenario) -> Result<(), Unfit> {
                 cpu: task.cpu.0,
             });
         }
+    }
+    let endless = |hold: &&Hold| hold.until != HoldUntil::Never && spins(hold, hold.cpu);
+    if let Some(hold) = scenario.holds.iter().find(endless)
+        && is_wedged(scenario, hold.cpu)
+    {
+        return Err(Unfit::Spin {
+            name: name(),
+            cpu: hold.cpu.0,
+        });
     }
     let polls = [
         Point::ConsoleLocked,

@@ -13,7 +13,7 @@ mod steps;
 mod tap;
 mod watch;
 
-pub use config::check;
+pub use config::{Swap, check};
 pub use image::{Image, ImageError, find};
 #[cfg(target_arch = "aarch64")]
 pub use run::{Error, Hear, Options, Run, replay, run, schedule};
@@ -66,6 +66,16 @@ pub enum Unfit {
         cpu: u16,
         /// The point.
         point: String,
+    },
+    /// A spin that ends where nothing follows.
+    #[error(
+        "{name} lets CPU {cpu} go from its spin at masked, where it has nothing to go on to; `until = \"never\"` is meant"
+    )]
+    Spin {
+        /// The scenario.
+        name: String,
+        /// The CPU.
+        cpu: u16,
     },
     /// A rung that this host does not have.
     #[error("the ladder came to its rung by SDEI, and this host has no SDEI")]

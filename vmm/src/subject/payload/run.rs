@@ -15,7 +15,7 @@ use vmm_core::scenario::Scenario;
 use super::steps::{Around, Steps};
 use super::tap::Tap;
 use super::watch::Memory as _;
-use super::{Image, ImageError, MEMORY, Unfit, VERSION, config, rungs};
+use super::{Image, ImageError, MEMORY, Swap, Unfit, VERSION, config, rungs};
 use crate::conductor::{self, Conductor, Reason, Stopper};
 use crate::kvm::{self, KvmVcpu};
 use crate::machine::{self, Blob, Format, Guest, Machine, PowerOff, Tally};
@@ -97,6 +97,10 @@ pub struct Options<'a> {
     pub payload: &'a Path,
     /// Whether guest time is what the host's clock makes it.
     pub real_time: bool,
+    /// What decides at which instruction a wedged CPU spins.
+    pub seed: u64,
+    /// Steps of the payload's handler, not of the table that it is judged by, that change places.
+    pub swap: Option<Swap>,
     /// When to give up.
     pub deadline: Instant,
     /// The kind of host, for the evidence.
@@ -167,12 +171,12 @@ pub fn run(
     let cpus = usize::from(scenario.cpus);
     let strays = Arc::new(Tally::default());
     let machine = Machine::build(guest, cpus, 0, None, PowerOff::Told, &strays)?;
-    let words = config::words(scenario, protocol);
+    let words = config::words(scenario, protocol, options.swap);
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let memory: &GuestMemoryMmap = &machine.memory;
     memory.write(image.statics.mailbox, &bytes);
 
-    let mut setting = setting(scenario, protocol, &image, options.host);
+    let mut setting = setting(scenario, protocol, &image, &options);
     let tap = Arc::new(Tap::default());
     let bus = Arc::new(
         machine
@@ -204,6 +208,7 @@ pub fn run(
         tap,
         real_time: options.real_time,
         deadline: options.deadline,
+        seed: options.seed,
     };
     options.hear.begins(&setting, &around.image.places);
     let mut steps = Steps::new(scenario, conductor.quiesce(), around, options.hear)?;
@@ -270,7 +275,7 @@ fn setting(
     scenario: &Scenario,
     protocol: &'static Protocol,
     image: &Image,
-    host: &'static str,
+    options: &Options<'_>,
 ) -> Setting {
     let online = CpuSet::first(scenario.cpus);
     let offline = |cpu: &vmm_core::arm::CpuId| scenario.offline.contains(*cpu);
@@ -279,9 +284,9 @@ fn setting(
         protocol: protocol.into(),
         scenario: scenario.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        host: host.to_owned(),
+        host: options.host.to_owned(),
         build_id: image.build_id.clone(),
-        seed: None,
+        seed: Some(options.seed),
         schedule: None,
         cpus: scenario.cpus,
         online: online.iter().filter(|cpu| !offline(cpu)).collect(),

@@ -8,7 +8,7 @@ use guest_abi::point::Point;
 use guest_abi::protocol::Request;
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 use vmm_core::arm::{CpuId, CpuSet, Mpidr};
-use vmm_core::choose::{Actor, Moves};
+use vmm_core::choose::{Actor, Moves, draw};
 use vmm_core::evidence::{
     Event, Hand, Interrupt, Manner, Masks, Onward, PlaceKind, Places, Seen, StopKind, Until, What,
 };
@@ -17,7 +17,7 @@ use vmm_core::scenario::{HoldUntil, Passing, Scenario};
 use super::run::{Error, Hear};
 use super::tap::Tap;
 use super::watch::{self, Memory, Watch};
-use super::{Image, Unfit};
+use super::{Image, Unfit, config};
 use crate::conductor::{Quiesced, Stepped, Trap};
 use crate::kvm::{self, Clock, Gic, KvmVcpu};
 use crate::vcpu::Vcpu as _;
@@ -86,6 +86,8 @@ pub(super) struct Around {
     pub(super) tap: Arc<Tap>,
     /// Whether guest time is what the host's clock makes it.
     pub(super) real_time: bool,
+    /// What decides at which instruction a wedged CPU spins.
+    pub(super) seed: u64,
     /// When to give up.
     pub(super) deadline: Instant,
 }
@@ -205,7 +207,10 @@ impl<'a> Steps<'a> {
     /// The registers that an interrupt meets when the CPU goes on: those of now, or of behind the two instructions that let it in.
     fn interrupted_at(&self, cpu: usize) -> Result<vmm_core::evidence::Regs, Error> {
         let mut registers = self.registers(cpu)?;
-        let opens = self.cpus[cpu].stand.as_ref().is_some_and(|stand| stand.ring.opens);
+        let opens = self.cpus[cpu]
+            .stand
+            .as_ref()
+            .is_some_and(|stand| stand.ring.opens);
         if opens && !self.cpus[cpu].beyond {
             registers.pc += 4 * mailbox::OPENING;
             registers.pstate &= !(0xf << 6);
@@ -566,7 +571,10 @@ impl<'a> Steps<'a> {
         };
         self.say(cpu, Seen::Trapped, holds);
         if hold.manner == Manner::Spin {
-            let pc = self.interrupted_at(cpu)?.pc;
+            let pc = match self.instruction_to_spin_at(cpu) {
+                Some(pc) => pc,
+                None => self.interrupted_at(cpu)?.pc,
+            };
             self.on(cpu, move |vcpu| vcpu.break_at(Some(pc)))?;
         }
         if hold.manner != Manner::Freeze && self.deliverable(cpu).is_none() {
@@ -574,6 +582,17 @@ impl<'a> Steps<'a> {
             self.walk(cpu)?;
         }
         Ok(())
+    }
+
+    /// The instruction of its endless loop that a wedged CPU is to spin at, as the seed has it.
+    fn instruction_to_spin_at(&self, cpu: usize) -> Option<u64> {
+        if !config::is_wedged(self.scenario, CpuId(cpu as u16)) {
+            return None;
+        }
+        let places = &self.around.image.places.0;
+        let place = places.iter().find(|place| place.name == "wedged")?;
+        let instruction = draw(self.around.seed, cpu as u64, (place.end - place.start) / 4);
+        Some(place.start + 4 * instruction)
     }
 
     /// Lets go whoever is held for something that has come.
