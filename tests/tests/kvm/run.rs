@@ -142,10 +142,16 @@ fn swapped_steps_are_caught(lab: &Lab) {
         ("idle-crash", "v1-corrected", "crash:2", &["ack-after-save"]),
         ("idle-crash", "irq-only", "crash:1", &["ack-after-save"]),
         (
-            "v1-2a-nested-nmi",
-            "v1-corrected",
+            "v1-2b-note-twice",
+            "irq-then-nmi",
             "crash:1",
-            &["note-true"],
+            &["note-true", "note-once"],
+        ),
+        (
+            "e1-nmi-after-ack",
+            "irq-nmi-sdei",
+            "plain:1",
+            &["stays-stopped"],
         ),
     ] {
         let subject = format!("payload:{protocol}");
@@ -264,7 +270,7 @@ fn what_cannot_be_run(lab: &Lab) {
     for (arguments, words) in [
         (
             &["run", "stall.toml"][..],
-            "stalls CPU 1 at console-count, where it does not poll the UART",
+            "stall.toml:22: hold[0].manner: a CPU can be stalled only where it polls the UART",
         ),
         (&["run", "no-such"], "there is no scenario `no-such`"),
         (

@@ -179,12 +179,16 @@ fn report(
     }
     print(&format!("{line}\n"));
     if !as_expected || !args.quiet {
-        let schedule = run.evidence.setting.schedule.as_deref().unwrap_or_default();
+        let setting = &run.evidence.setting;
+        let swap = args
+            .swap
+            .map_or(String::new(), |swap| format!(" --swap {swap}"));
         print(&format!(
-            "repeat: vmm run {} --subject payload:{} --seed {} --schedule {schedule}\n",
+            "repeat: vmm run {} --subject payload:{} --seed {}{swap} --schedule {}\n",
             args.scenario,
             protocol.name,
-            run.evidence.setting.seed.unwrap_or_default(),
+            setting.seed.unwrap_or_default(),
+            setting.schedule.as_deref().unwrap_or_default(),
         ));
     }
     as_expected

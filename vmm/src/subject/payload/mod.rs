@@ -55,18 +55,6 @@ pub enum Unfit {
         /// The CPU.
         cpu: u16,
     },
-    /// A stall where nobody polls.
-    #[error(
-        "{name} stalls CPU {cpu} at {point}, where it does not poll the UART: console-locked, console-mid and console-unlock are the points at which it does"
-    )]
-    Stall {
-        /// The scenario.
-        name: String,
-        /// The CPU.
-        cpu: u16,
-        /// The point.
-        point: String,
-    },
     /// A spin that ends where nothing follows.
     #[error(
         "{name} lets CPU {cpu} go from its spin at masked, where it has nothing to go on to; `until = \"never\"` is meant"
