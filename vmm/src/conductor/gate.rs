@@ -84,12 +84,16 @@ pub(super) enum Order<J> {
 /// The gate, with jobs `J` that a waiting thread can be given, traps `T` that bring one there, and an end `E` of the run.
 pub(super) struct Gate<J, T, E> {
     state: Mutex<State<J, T, E>>,
+    /// For the conductor: a thread has come to the gate or gone, or the run has ended.
     changed: Condvar,
+    /// For the thread of each seat: there is something to do. One each, for a step is for one of them.
+    wake: Vec<Condvar>,
 }
 
 impl<J, T, E> Gate<J, T, E> {
     /// A gate with so many seats, shut: threads wait until [`open`](Gate::open).
     pub(super) fn new(seats: usize) -> Self {
+        let wake = (0..seats).map(|_| Condvar::new()).collect();
         let seats = (0..seats)
             .map(|_| Seat {
                 place: Place::Starting,
@@ -107,6 +111,7 @@ impl<J, T, E> Gate<J, T, E> {
         Self {
             state: Mutex::new(state),
             changed: Condvar::new(),
+            wake,
         }
     }
 
@@ -157,9 +162,17 @@ impl<J, T, E> Gate<J, T, E> {
                         state.seats[seat].place = Place::Gate;
                         self.changed.notify_all();
                     }
-                    state = self.wait(state);
+                    state = self.wake[seat]
+                        .wait(state)
+                        .unwrap_or_else(|poisoned| poisoned.into_inner());
                 }
             }
+        }
+    }
+
+    fn wake_all(&self) {
+        for wake in &self.wake {
+            wake.notify_all();
         }
     }
 
@@ -185,7 +198,7 @@ impl<J, T, E> Gate<J, T, E> {
         let mut state = self.lock();
         if state.wish == Wish::Hold && matches!(state.run, Run::Going) {
             state.wish = Wish::Run;
-            self.changed.notify_all();
+            self.wake_all();
         }
     }
 
@@ -215,7 +228,7 @@ impl<J, T, E> Gate<J, T, E> {
             // It is on its way.
             own.place = Place::Guest;
         }
-        self.changed.notify_all();
+        self.wake[seat].notify_all();
         let mut late = false;
         while state.seats[seat].place == Place::Guest {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -288,6 +301,7 @@ impl<J, T, E> Gate<J, T, E> {
         state.wish = Wish::Leave;
         Self::kick_those_in_guest(&state);
         self.changed.notify_all();
+        self.wake_all();
     }
 
     /// Gives a held thread a job; one that is gone drops it.
@@ -296,7 +310,7 @@ impl<J, T, E> Gate<J, T, E> {
         assert_eq!(state.wish, Wish::Hold, "a job is given to a held vCPU only");
         if state.seats[seat].place != Place::Gone {
             state.seats[seat].job = Some(job);
-            self.changed.notify_all();
+            self.wake[seat].notify_all();
         }
     }
 
