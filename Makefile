@@ -104,12 +104,14 @@ images: target/images/guest.cpio target/guests ## the initramfs of the Linux gue
 lab: target/lab/vmlinuz target/lab/initrd.cpio ## the lab: an arm64 machine with KVM, for hosts that are none
 
 .PHONY: demo
-demo: $(HOST_VMM) $(PAYLOAD) images $(LAB) ## boot the payload and a stock Debian kernel on KVM
+demo: $(HOST_VMM) $(PAYLOAD) images $(LAB) ## boot a stock Debian kernel on KVM, and show the seed's fault and its cure
 	@echo '== The payload'
 	$(HOST_VMM) boot --kernel $(PAYLOAD)
 	@echo '== Linux, as Debian ships it'
 	$(HOST_VMM) boot --kernel target/guests/debian-6.12/vmlinuz --initrd target/images/guest.cpio \
 	    --cmdline 'console=ttyAMA0 panic=-1 init.run="uname -a"'
+	@echo '== A CPU held in the middle of a console record while another one panics, under each stop protocol'
+	$(HOST_VMM) run console-locked
 
 .PHONY: test
 test: $(HOST_VMM) $(PAYLOAD) images $(LAB) ## all tests: units on this machine, end to end on KVM

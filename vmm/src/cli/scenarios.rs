@@ -54,6 +54,7 @@ embedded! {
     "restart-stalled",
     "retry-for-nobody",
     "stop-64",
+    "thawed-at-nmi-send",
     "three-panics",
     "v1-1-empty-note",
     "v1-2a-nested-nmi",

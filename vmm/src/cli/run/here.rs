@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use guest_abi::protocol::Protocol;
 use vmm_core::choose::{Choose, Directed, Replay, Schedule};
-use vmm_core::evidence::{Event, Places, Rows, Setting};
-use vmm_core::oracle::{Rule, Verdict, Verdicts, judge};
+use vmm_core::evidence::{Event, Evidence, Places, Rows, Setting, What};
+use vmm_core::oracle::{Breach, Rule, Verdict, Verdicts, judge};
 use vmm_core::scenario::Scenario;
 
 use super::{Args, Wanted};
@@ -52,6 +52,11 @@ pub(in crate::cli) fn run(args: &Args) -> Result<Exit, String> {
     Ok(worst)
 }
 
+/// Whether there is one run alone, which is then told from its first event on.
+fn is_one(args: &Args, wanted: &Wanted) -> bool {
+    wanted.protocols.len() == 1 && args.repeat == 1
+}
+
 /// Why there is no verdict.
 enum Failed {
     Here(String),
@@ -88,7 +93,7 @@ fn one(
         interrupt,
         watching: None,
         rows: None,
-        shown: !args.quiet && !args.json,
+        shown: !args.quiet && !args.json && is_one(args, wanted),
     };
     let options = Options {
         payload: &wanted.payload,
@@ -117,7 +122,7 @@ fn one(
     if let Some(dir) = &args.out {
         write(dir, &run.evidence)?;
     }
-    Ok(report(args, scenario, protocol, &run, &verdicts, directed))
+    Ok(report(args, wanted, protocol, &run, &verdicts, directed))
 }
 
 fn replay(text: &str, scenario: &Scenario, protocol: &Protocol) -> Result<Replay, String> {
@@ -129,12 +134,13 @@ fn replay(text: &str, scenario: &Scenario, protocol: &Protocol) -> Result<Replay
 
 fn report(
     args: &Args,
-    scenario: &Scenario,
+    wanted: &Wanted,
     protocol: &Protocol,
     run: &Run,
     verdicts: &Verdicts,
     directed: bool,
 ) -> bool {
+    let scenario = &wanted.scenario;
     let broken = verdicts.broken();
     let expected = match directed {
         true => scenario.expected(protocol.name),
@@ -158,7 +164,8 @@ fn report(
         print(&format!("{}\n", json(&run.evidence, verdicts, as_expected)));
         return as_expected;
     }
-    if !args.quiet {
+    let alone = is_one(args, wanted);
+    if !args.quiet && alone {
         print("\n");
         print_verdicts(verdicts);
     }
@@ -178,7 +185,18 @@ fn report(
         line += &format!("; inconclusive: {why}");
     }
     print(&format!("{line}\n"));
-    if !as_expected || !args.quiet {
+    if !args.quiet && !alone {
+        for (rule, verdict) in &verdicts.0 {
+            if let Verdict::Broken(breach) = verdict {
+                print(&format!("    {rule}: {breach}\n"));
+                print(&format!(
+                    "        {}\n",
+                    shown_by(*rule, breach, &run.evidence)
+                ));
+            }
+        }
+    }
+    if !as_expected || !args.quiet && alone {
         let setting = &run.evidence.setting;
         let swap = args
             .swap
@@ -192,6 +210,66 @@ fn report(
         ));
     }
     as_expected
+}
+
+/// The bytes or registers that a broken rule is about.
+fn shown_by(rule: Rule, breach: &Breach, evidence: &Evidence) -> String {
+    let own = evidence
+        .events
+        .iter()
+        .filter(|event| event.cpu == breach.cpu);
+    match rule {
+        Rule::AckAfterSave | Rule::NoteTrue | Rule::NoteOnce => {
+            let met = own.clone().find_map(|event| match &event.what {
+                What::Takes { regs, .. } => regs.as_ref(),
+                _ => None,
+            });
+            let before = |at: &usize| breach.event.is_none_or(|breach| *at < breach);
+            let events = evidence.events.iter().enumerate();
+            let note = events
+                .filter(|(at, event)| event.cpu == breach.cpu && before(at))
+                .filter_map(|(_, event)| match &event.what {
+                    What::Notes(note) => Some(note),
+                    _ => None,
+                })
+                .next_back();
+            let met = met.map_or("never interrupted".to_owned(), |regs| {
+                let at = evidence.places.describe(regs.pc);
+                format!("interrupted at {at} with sp {:#x}", regs.sp)
+            });
+            let note = note.map_or("empty".to_owned(), |note| {
+                let regs = note.regs();
+                let at = evidence.places.describe(regs.pc);
+                format!("{}, pc {at}, sp {:#x}", note.state(), regs.sp)
+            });
+            format!("CPU {}: {met}; its note then: {note}", breach.cpu)
+        }
+        Rule::Spared | Rule::ConsoleIntact => {
+            let bytes: Vec<u8> = evidence
+                .events
+                .iter()
+                .filter_map(|event| match &event.what {
+                    What::Wire(bytes) => Some(&bytes[..]),
+                    _ => None,
+                })
+                .flatten()
+                .copied()
+                .collect();
+            format!("all that came over the wire: \"{}\"", bytes.escape_ascii())
+        }
+        _ => {
+            let said: Vec<&str> = own
+                .filter_map(|event| match &event.what {
+                    What::Logs { text, .. } => Some(&**text),
+                    _ => None,
+                })
+                .collect();
+            match said.last() {
+                Some(text) => format!("CPU {} last said: \"{text}\"", breach.cpu),
+                None => format!("CPU {} said nothing", breach.cpu),
+            }
+        }
+    }
 }
 
 /// Prints the trace as it happens, and passes signals on.
