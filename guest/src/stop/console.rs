@@ -55,7 +55,10 @@ pub(crate) fn write(record: u32, last: bool) -> bool {
     if panics() {
         step(Some(Point::ConsoleLock));
     } else {
-        wait(Some(Point::ConsoleLock), &[is(&PORT_LOCK, NOBODY)]);
+        while {
+            wait(Some(Point::ConsoleLock), &[is(&PORT_LOCK, NOBODY)]);
+            PORT_LOCK.load(ORDER) != NOBODY
+        } {}
     }
     let locked = PORT_LOCK
         .compare_exchange(NOBODY, cpu, ORDER, ORDER)

@@ -93,8 +93,10 @@ pub(super) fn leave(saved: Mask) {
 #[inline(always)]
 fn close() {
     let (daif, pmr) = mask().registers();
-    if daif != 0 {
-        arch::mask_daif();
+    match daif {
+        0 => {}
+        0b0010 => arch::mask_irq(),
+        _ => arch::mask_daif(),
     }
     arch::set_pmr(pmr);
 }
@@ -143,10 +145,7 @@ pub(super) fn stand(why: Why, point: Option<Point>, conditions: &[Condition]) {
             pmr,
             opens: false,
         };
-        if daif == 0b1111 {
-            arch::ring(DOORBELL_BASE, ring.word());
-        } else if daif != 0 {
-            // Without pseudo-NMIs a section that masks interrupts has DAIF.I set and the rest clear; nothing gets in all the same.
+        if daif != 0 {
             arch::ring(DOORBELL_BASE, ring.word());
         } else {
             ring.opens = true;

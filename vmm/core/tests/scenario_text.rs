@@ -66,6 +66,11 @@ fn holds() -> impl Strategy<Value = Vec<Hold>> {
         holds
             .into_iter()
             .filter(|hold| at.insert((hold.cpu, hold.at)))
+            .filter(|hold| {
+                let waits_for_itself =
+                    matches!(hold.until, HoldUntil::Passing(passing) if passing.cpu == hold.cpu);
+                hold.manner != Manner::Freeze || !waits_for_itself
+            })
             .collect()
     })
 }
@@ -221,6 +226,11 @@ fn a_mistake_is_named_with_file_line_key_and_what_was_meant() {
             "\"never\"",
             "\"soon\"",
             "t.toml:16: hold[0].until: \"never\", { after_ms = N } or { cpu = N, at = POINT } is meant",
+        ),
+        (
+            "manner = \"stall\"\nuntil = \"never\"",
+            "manner = \"freeze\"\nuntil = { cpu = 1, at = \"save\" }",
+            "t.toml:16: hold[0].until: CPU 1 is frozen till then, and comes nowhere; another CPU's point is meant",
         ),
         (
             "\"spared\"",

@@ -512,7 +512,15 @@ fn hold(value: &Value<'_>, cpus: u16) -> Read<Hold> {
             table.end(&["after_ms"])?;
             HoldUntil::AfterRequest(ms as u32)
         }
-        DeValue::Table(_) => HoldUntil::Passing(passing(&until, cpus)?),
+        DeValue::Table(_) => {
+            let passing = passing(&until, cpus)?;
+            if manner == Manner::Freeze && passing.cpu == cpu {
+                return until.wrong(format!(
+                    "CPU {cpu} is frozen till then, and comes nowhere; another CPU's point is meant"
+                ));
+            }
+            HoldUntil::Passing(passing)
+        }
         _ => return until.wrong("\"never\", { after_ms = N } or { cpu = N, at = POINT } is meant"),
     };
     table.end(&["cpu", "at", "manner", "until"])?;

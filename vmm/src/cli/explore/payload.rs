@@ -19,7 +19,7 @@ use crate::cli::stdout::print;
 use crate::conductor::{Reason, Stopper};
 use crate::kvm::KvmVcpu;
 use crate::lab::inside;
-use crate::subject::payload::{self, Error, Hear, Options};
+use crate::subject::payload::{self, Budget, Error, Hear, Options};
 
 /// A run has so long: it takes some tenths of a second.
 const RUN: Duration = Duration::from_secs(120);
@@ -31,7 +31,7 @@ struct Deaf<'a> {
 }
 
 impl Hear for Deaf<'_> {
-    fn starts(&mut self, stopper: Stopper<KvmVcpu>) {
+    fn starts(&mut self, stopper: Stopper<KvmVcpu>, _: &Budget) {
         let stop = move |signal| stopper.stop(Reason::Signal(signal));
         self.watching = Some(self.interrupt.calls(Box::new(stop)));
     }

@@ -7,7 +7,7 @@ use guest_abi::protocol::Protocol;
 use vmm_core::choose::{Choose, Directed, Replay, Schedule};
 use vmm_core::evidence::{Event, Evidence, Places, Rows, Setting, What};
 use vmm_core::oracle::{Breach, Rule, Verdict, Verdicts, judge};
-use vmm_core::scenario::Scenario;
+use vmm_core::scenario::{Hold, Scenario};
 
 use super::{Args, Wanted};
 use crate::cli::Exit;
@@ -17,21 +17,30 @@ use crate::cli::stdout::print;
 use crate::conductor::{Reason, Stopper};
 use crate::kvm::KvmVcpu;
 use crate::lab::inside;
-use crate::subject::payload::{self, Error, Hear, Options, Run};
+use crate::subject::payload::{self, Budget, Error, Hear, Options, Run};
 
 /// Runs what the command line asks for, one run after the other.
 pub(in crate::cli) fn run(args: &Args) -> Result<Exit, String> {
     let wanted = args.wanted()?;
     let interrupt =
         Interrupt::watch().map_err(|error| format!("cannot watch for signals: {error}"))?;
+    let begun = Instant::now();
+    let (mut made, mut surprises) = (0, 0);
     let mut worst = Exit::Expected;
     let runs = wanted.protocols.iter().flat_map(|protocol| {
         (0..args.repeat).map(move |number| (*protocol, args.seed.wrapping_add(number)))
     });
     for (protocol, seed) in runs {
         let exit = match one(args, &wanted, protocol, seed, &interrupt) {
-            Ok(as_expected) if as_expected => Exit::Expected,
-            Ok(_) => Exit::Surprise,
+            Ok(as_expected) => {
+                made += 1;
+                surprises += u64::from(!as_expected);
+                if as_expected {
+                    Exit::Expected
+                } else {
+                    Exit::Surprise
+                }
+            }
             Err(Failed::Here(why)) => {
                 print(&format!(
                     "{:<24} {:<13} cannot run here: {why}\n",
@@ -48,6 +57,12 @@ pub(in crate::cli) fn run(args: &Args) -> Result<Exit, String> {
             (_, Exit::CannotRunHere) if wanted.protocols.len() > 1 => worst,
             (_, exit) => exit,
         };
+    }
+    if made > 1 && args.repeat > 1 && !args.json {
+        print(&format!(
+            "{made} runs, {surprises} surprises, {:.1} verdicts a second\n",
+            made as f64 / begun.elapsed().as_secs_f64()
+        ));
     }
     Ok(worst)
 }
@@ -177,6 +192,7 @@ fn report(
     );
     if !untested.is_empty() {
         line += &format!("; inconclusive: {} not exercised", names(&untested));
+        line += &never_came(scenario, &run.evidence);
     }
     if let Some(why) = verdicts.0.iter().find_map(|(_, verdict)| match verdict {
         Verdict::Inconclusive(why) => Some(why),
@@ -210,6 +226,20 @@ fn report(
         ));
     }
     as_expected
+}
+
+/// The holds that never began, in words.
+fn never_came(scenario: &Scenario, evidence: &Evidence) -> String {
+    let began = |hold: &Hold| {
+        evidence.events.iter().any(|event| {
+            let held = matches!(event.what, What::Holds { at, .. } if at == Some(hold.at));
+            event.cpu == hold.cpu && held
+        })
+    };
+    let missing = scenario.holds.iter().filter(|hold| !began(hold));
+    missing
+        .map(|hold| format!("; CPU {} never came to {}", hold.cpu, hold.at))
+        .collect()
 }
 
 /// The bytes or registers that a broken rule is about.
@@ -281,7 +311,10 @@ struct Hearer<'a> {
 }
 
 impl Hear for Hearer<'_> {
-    fn starts(&mut self, stopper: Stopper<KvmVcpu>) {
+    fn starts(&mut self, stopper: Stopper<KvmVcpu>, budget: &Budget) {
+        if self.shown {
+            print(&format!("{budget}\n"));
+        }
         let stop = move |signal| stopper.stop(Reason::Signal(signal));
         self.watching = Some(self.interrupt.calls(Box::new(stop)));
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use guest_abi::mailbox::{self, Job};
 use guest_abi::point::Point;
 use guest_abi::protocol::{PROTOCOLS, Protocol};
-use vmm_core::arm::CpuId;
+use vmm_core::arm::{CpuId, CpuSet};
 use vmm_core::evidence::{Manner, Onward, StopKind};
 use vmm_core::scenario::{Does, Driver, Hold, HoldUntil, Scenario, Task};
 
@@ -68,6 +68,53 @@ pub(super) fn is_wedged(scenario: &Scenario, cpu: CpuId) -> bool {
 
 fn spins(hold: &Hold, cpu: CpuId) -> bool {
     (hold.cpu, hold.at, hold.manner) == (cpu, Point::Masked, Manner::Spin)
+}
+
+/// The debug registers that a run needs, and those that there are.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Budget {
+    /// The CPUs that spin: a breakpoint each, one at a time.
+    pub spinning: CpuSet,
+    /// The breakpoints of a CPU of this host.
+    pub breakpoints: u32,
+}
+
+impl Budget {
+    /// What a scenario needs on a host with so many breakpoints.
+    pub fn of(scenario: &Scenario, breakpoints: u32) -> Self {
+        let spins = |hold: &&Hold| hold.manner == Manner::Spin;
+        let spinning = scenario.holds.iter().filter(spins).map(|hold| hold.cpu);
+        Self {
+            spinning: spinning.collect(),
+            breakpoints,
+        }
+    }
+
+    /// Whether it suffices.
+    pub fn check(&self) -> Result<(), Unfit> {
+        if self.spinning.is_empty() || self.breakpoints > 0 {
+            Ok(())
+        } else {
+            Err(Unfit::NoBreakpoints)
+        }
+    }
+}
+
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            spinning,
+            breakpoints,
+        } = self;
+        if spinning.is_empty() {
+            write!(f, "debug registers: none of {breakpoints} breakpoints")
+        } else {
+            write!(
+                f,
+                "debug registers: 1 of {breakpoints} breakpoints on CPUs {spinning}"
+            )
+        }
+    }
 }
 
 /// Two neighbouring steps of a handler in each other's place.

@@ -13,7 +13,7 @@ mod steps;
 mod tap;
 mod watch;
 
-pub use config::{Swap, check};
+pub use config::{Budget, Swap, check};
 pub use image::{Image, ImageError, find};
 #[cfg(target_arch = "aarch64")]
 pub use run::{Error, Hear, Options, Run, replay, run, schedule};
@@ -65,6 +65,9 @@ pub enum Unfit {
         /// The CPU.
         cpu: u16,
     },
+    /// A spin on a host that cannot hold one.
+    #[error("a CPU is to spin, and this host's KVM has no hardware breakpoints")]
+    NoBreakpoints,
     /// A rung that this host does not have.
     #[error("the ladder came to its rung by SDEI, and this host has no SDEI")]
     NoSdei,
@@ -73,7 +76,10 @@ pub enum Unfit {
 impl Unfit {
     /// Whether another host, or no host but the model, could do it; otherwise the scenario is wrong.
     pub fn is_of_a_host(&self) -> bool {
-        matches!(self, Unfit::NoSdei | Unfit::LateStores(_))
+        matches!(
+            self,
+            Unfit::NoSdei | Unfit::LateStores(_) | Unfit::NoBreakpoints
+        )
     }
 }
 

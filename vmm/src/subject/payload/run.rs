@@ -10,12 +10,13 @@ use vm_memory::GuestMemoryMmap;
 use vmm_core::arm::CpuSet;
 use vmm_core::choose::{Choose, Replay, Schedule, ScheduleError, Taken, drive};
 use vmm_core::evidence::{End, Event, Evidence, Places, Regs, Setting};
+use vmm_core::host::Lack;
 use vmm_core::scenario::Scenario;
 
 use super::steps::{Around, Steps};
 use super::tap::Tap;
 use super::watch::Memory as _;
-use super::{Image, ImageError, MEMORY, Swap, Unfit, VERSION, config, rungs};
+use super::{Budget, Image, ImageError, MEMORY, Swap, Unfit, VERSION, config, rungs};
 use crate::conductor::{self, Conductor, Reason, Stopper};
 use crate::kvm::{self, KvmVcpu};
 use crate::machine::{self, Blob, Format, Guest, Machine, PowerOff, Tally};
@@ -112,7 +113,7 @@ pub struct Options<'a> {
 /// Hears of a run as it happens.
 pub trait Hear {
     /// The vCPUs are there; this ends the run from outside.
-    fn starts(&mut self, stopper: Stopper<KvmVcpu>);
+    fn starts(&mut self, stopper: Stopper<KvmVcpu>, budget: &Budget);
     /// The guest has booted.
     fn begins(&mut self, setting: &Setting, places: &Places);
     /// Something has happened.
@@ -155,6 +156,11 @@ pub fn run(
     options: Options<'_>,
 ) -> Result<Run, Error> {
     config::check(scenario)?;
+    let offered = kvm::probe()
+        .map_err(Lack::Kvm)
+        .map_err(machine::Error::from)?;
+    let budget = Budget::of(scenario, offered.breakpoints);
+    budget.check()?;
     let name = options.payload.display().to_string();
     let bytes = fs::read(options.payload).map_err(|source| Error::Read {
         path: name.clone(),
@@ -184,7 +190,7 @@ pub fn run(
             .tapped(Arc::clone(&tap) as Arc<dyn machine::Tap>),
     );
     let conductor = Conductor::start(machine.vcpus, &bus)?;
-    options.hear.starts(conductor.stopper());
+    options.hear.starts(conductor.stopper(), &budget);
     let started: Vec<usize> = (0..cpus).filter(|cpu| starts(scenario, *cpu)).collect();
     conductor.run();
     let missing = conductor.trapped(&started, options.deadline.min(Instant::now() + BOOT));
