@@ -9,22 +9,24 @@ use std::path::{Path, PathBuf};
 use super::super::frame::{Kind, Node};
 use super::store::Store;
 
+/// The bit of [`Node::access`] that lets a file be executed.
+const EXECUTE: u8 = 1;
+
 /// A folder below which the tree stands; gone when this is dropped.
 pub(super) struct View(PathBuf);
 
 impl View {
-    /// Plants the nodes below `root`, a folder that does not exist yet. What the verb may write is a copy of its own; all else is
-    /// a link into the store, whose files nobody may write.
+    /// Plants the nodes below `root`, a folder that does not exist yet. What the verb may write or execute is a copy of its own; all
+    /// else is a link into the store, whose files can only be read.
     pub(super) fn plant(
         root: PathBuf,
         nodes: &[Node],
         outputs: &[PathBuf],
         store: &Store,
     ) -> io::Result<Self> {
-        let writable = |path: &OsStr| {
-            outputs
-                .iter()
-                .any(|output| Path::new(path).starts_with(output))
+        let copied = |node: &Node| {
+            let path = Path::new(&node.path);
+            node.access & EXECUTE != 0 || outputs.iter().any(|output| path.starts_with(output))
         };
         fs::create_dir(&root)?;
         let view = Self(root);
@@ -38,7 +40,7 @@ impl View {
                 Kind::Folder => fs::create_dir_all(&path)?,
                 Kind::Link(target) => symlink(target, &path)?,
                 Kind::Husk => drop(File::create_new(&path)?),
-                Kind::File { hash, .. } if writable(&node.path) => {
+                Kind::File { hash, .. } if copied(node) => {
                     fs::copy(store.path(hash), &path)?;
                 }
                 Kind::File { hash, .. } => fs::hard_link(store.path(hash), &path)?,
@@ -48,7 +50,7 @@ impl View {
         for node in nodes.iter().rev() {
             let own = match node.kind {
                 Kind::Folder | Kind::Husk => true,
-                Kind::File { .. } => writable(&node.path),
+                Kind::File { .. } => copied(node),
                 Kind::Link(_) => false,
             };
             if own {
@@ -125,6 +127,14 @@ mod tests {
                     length: 4,
                 },
             ),
+            node(
+                "/home/program",
+                5,
+                Kind::File {
+                    hash: [1; 32],
+                    length: 4,
+                },
+            ),
             node("/home/link", 7, Kind::Link("image".into())),
             node("/home/old", 6, Kind::Husk),
         ];
@@ -146,8 +156,8 @@ mod tests {
                 & 0o777
         };
         assert_eq!(
-            ["/home", "/home/image", "/home/old"].map(mode),
-            [0o555, 0o444, 0o666]
+            ["/home", "/home/image", "/home/program", "/home/old"].map(mode),
+            [0o555, 0o444, 0o555, 0o666]
         );
         fs::write(view.real(OsStr::new("/home/both")), "mine").unwrap();
         assert_eq!(
