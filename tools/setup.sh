@@ -4,12 +4,14 @@
 #
 #   usage: setup.sh GUEST_TARGET auto|path|debian PURPOSE...
 #
-# A purpose is build, lab, guests, test or lint. Exit code 2: something is missing that cannot be had here; the message says what to do,
-# and nothing was changed. Where nothing is missing nothing is asked of the network.
+# A purpose is build, lab, guests, test, bench or lint. Exit code 2: something is missing that cannot be had here; the message says what
+# to do, and nothing was changed. Where nothing is missing nothing is asked of the network.
 #
 # The cache ($HOLDPOINT_CACHE):
 #   packages/NAME_VERSION_arm64/  a package of Debian's arm64, unpacked
-#   guests/NAME, parts/NAME        a row of images/manifest.toml: a link to one of them, or a folder with the file `skipped`
+#   packages/NAME_VERSION_arm64+   the same with all packages that it depends on
+#   guests/NAME, parts/NAME, trees/NAME
+#                                  a row of images/manifest.toml: a link to one of them, or a folder with the file `skipped`
 #   sysroot/VERSION/               the sysroot that lends Debian's rustc-web VERSION the arm64 standard library
 #   tools/NAME-VERSION/            a program from the crate registry
 #   partial/                       what is being fetched or unpacked; whatever is whole was renamed out of it
@@ -55,7 +57,7 @@ missing_of() { # missing_of PURPOSE: its packages that are not there
     done
 }
 
-# The rows of the manifest for the wanted purposes, tab-separated: guests|parts, name, package, otherwise (or -), what.
+# The rows of the manifest for the wanted purposes, tab-separated: guests|parts|trees, name, package, otherwise (or -), what.
 rows() {
     awk -v wanted=" $purposes " '
         function row(   n, i, purpose) {
@@ -273,19 +275,33 @@ link() {
     mv -fT "$partial/link" "$2"
 }
 
-# Where PACKAGE VERSION lies. An epoch's colon is written as Debian's file names have it: PATHs and make take a colon for their own.
-unpacked() { echo "$cache/packages/${1}_${2}_arm64" | sed 's/_\([0-9]*\):/_\1%3a/'; }
+# Where FOLDER's PACKAGE VERSION lies. An epoch's colon is written as Debian's file names have it: PATHs and make take a colon for their
+# own.
+unpacked() {
+    case $1 in trees) with=+ ;; *) with= ;; esac
+    echo "$cache/packages/${2}_${3}_arm64$with" | sed 's/_\([0-9]*\):/_\1%3a/'
+}
+
+# to_unpack FOLDER PACKAGE VERSION: the packages whose files lie there, as apt-get wants them.
+to_unpack() {
+    case $1 in
+        # On a system that has none, apt would install all that it needs.
+        trees) APT_CONFIG=$apt/conf apt-get install --simulate --no-install-recommends "$2=$3" | sed -n 's/^Inst \([^ ]*\) (\([^ ]*\) .*/\1=\2/p' ;;
+        *) echo "$2=$3" ;;
+    esac
+}
 
 if [ "$std$fetch" ]; then
-    mkdir -p "$cache/packages" "$cache/guests" "$cache/parts" "$cache/sysroot"
-    awk '$3 != "-" { print $3, $4 }' "$partial/resolved" | sort -u | while read -r package version; do
-        whole=$(unpacked "$package" "$version")
+    mkdir -p "$cache/packages" "$cache/guests" "$cache/parts" "$cache/trees" "$cache/sysroot"
+    awk '$3 != "-" { print $1, $3, $4 }' "$partial/resolved" | while read -r folder package version; do
+        whole=$(unpacked "$folder" "$package" "$version")
         [ ! -d "$whole" ] || continue
         say "fetching and unpacking $package $version"
         # apt checks the file against the archive's signed hashes.
         cd "$partial/debs"
-        run "the download of $package" env APT_CONFIG="$apt/conf" apt-get download "$package=$version"
-        run "unpacking $package" dpkg-deb -x "$package"_*.deb "$partial/unpacked"
+        # shellcheck disable=SC2046 # a list of words
+        run "the download of $package" env APT_CONFIG="$apt/conf" apt-get download $(to_unpack "$folder" "$package" "$version")
+        for deb in *.deb; do run "unpacking $deb" dpkg-deb -x "$deb" "$partial/unpacked"; done
         # Plain names for what is asked for: vmlinuz, config, busybox. They are as old as this unpacking, not as the package: make
         # compares times.
         (cd "$partial/unpacked" && for file in boot/vmlinuz-* boot/config-* usr/bin/busybox bin/busybox; do
@@ -295,7 +311,7 @@ if [ "$std$fetch" ]; then
         rm -f "$partial/debs"/*
     done || exit 2
     while read -r folder name package rest; do
-        whole=$(unpacked "$package" "$rest")
+        whole=$(unpacked "$folder" "$package" "$rest")
         if [ "$package" = - ]; then
             say "$name is skipped: $rest"
             mkdir "$partial/skipped"
