@@ -31,7 +31,7 @@ GOALS := $(or $(MAKECMDGOALS),$(.DEFAULT_GOAL))
 LAB := $(if $(and $(filter aarch64,$(shell uname -m)),$(wildcard /dev/kvm)),,lab)
 # `make demo` and then `make test` are one set-up, so that they are one command to type where make may not install.
 PURPOSES := build $(if $(filter lab,$(GOALS)),lab) $(if $(filter images,$(GOALS)),guests) \
-            $(if $(filter install,$(GOALS)),$(LAB)) \
+            $(if $(filter install,$(GOALS)),$(LAB)) $(if $(filter bench,$(GOALS)),$(LAB) guests bench) \
             $(if $(filter demo test soak,$(GOALS)),$(LAB) guests test) $(if $(filter lint,$(GOALS)),lint)
 
 TC := target/toolchain.mk
@@ -68,6 +68,7 @@ ARM64_VMM := target/$(TC_VMM_TARGET)/release/vmm
 CARGO_FUZZ := $(HOLDPOINT_CACHE)/tools/cargo-fuzz-0.13.1/bin/cargo-fuzz
 INIT      := target/$(TC_VMM_TARGET)/release/init
 PREFIX    ?= /usr/local
+RUNS      ?= 5
 COMPLETIONS := $(addprefix target/completions/,bash fish zsh)
 PAYLOAD   := target/guest/$(GUEST_TARGET)/release/guest
 
@@ -135,6 +136,15 @@ fuzz: $(CARGO_FUZZ) ## fuzz every target of fuzz/ for FUZZ_SECONDS (60)
 	    $(ENV) $(CARGO_FUZZ) run --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=1024 -verbosity=0 -print_funcs=0 -print_final_stats=1; \
 	done
 
+.PHONY: bench
+bench: $(HOST_VMM) $(PAYLOAD) images target/bench/qemu $(LAB) ## figures for docs/measurements.md, next to QEMU's; RUNS=5
+	@echo "## $$(date -u +%F), $$(git describe --always --dirty)"
+	@echo
+	@echo "$(RUNS) runs, $$(nproc) processors ($$(uname -m))$(if $(LAB),$(comma) in the lab)$(comma) load $$(cut -d ' ' -f 1 /proc/loadavg) before."
+	@echo
+	@$(HOST_VMM) bench all --linux target/guests/debian-6.12/vmlinuz --initrd target/images/guest.cpio --payload $(PAYLOAD) \
+	    --peer target/bench/qemu --runs $(RUNS)
+
 .PHONY: man
 man: target/man/vmm.1 ## the manual pages: target/man
 
@@ -146,11 +156,6 @@ install: $(if $(SUDO_UID),,$(HOST_VMM) man $(COMPLETIONS) $(LAB)) ## put vmm, it
 .PHONY: uninstall
 uninstall: ## take them away again
 	tools/install.sh remove $(DESTDIR)$(PREFIX)
-
-.PHONY: bench
-bench: $(HOST_VMM) ## how long the model takes to explore its default set
-	@bash -c 'time for scenario in tests/scenarios/any-*.toml; do \
-	    $(HOST_VMM) explore $$(basename $$scenario .toml) -q > /dev/null || exit; done'
 
 .PHONY: lint
 lint: ## format, clippy on every target, licences
@@ -179,6 +184,10 @@ $(ARM64_VMM) $(INIT): FORCE
 
 $(PAYLOAD): FORCE
 	$(call guest_cargo,build --locked --release -p guest $(GUEST_FLAGS))
+
+target/bench/qemu: $(HOLDPOINT_CACHE)/trees/qemu/usr/bin/qemu-system-aarch64 tools/peer.sh
+	@mkdir -p $(@D)
+	tools/peer.sh $@ $(HOLDPOINT_CACHE)/trees/qemu qemu-system-aarch64
 
 # cargo touches what it has built again, so a page is never older than its text.
 target/man/vmm.1: $(HOST_VMM)

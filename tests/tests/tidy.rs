@@ -120,6 +120,7 @@ const VMM_ROOMS: &[(&str, &[&str])] = &[
             "lab",
             "machine",
             "subject",
+            "vcpu",
         ],
     ),
     ("conductor", &["machine", "vcpu"]),

@@ -1,5 +1,6 @@
 //! The verbs. This room alone prints and exits.
 
+mod bench;
 mod boot;
 mod completions;
 mod exit;
@@ -61,6 +62,8 @@ enum Verb {
     Completions(completions::Args),
     #[command(hide = true)]
     Man(man::Args),
+    #[command(hide = true)]
+    Bench(bench::Args),
 }
 
 impl Global {
@@ -79,6 +82,7 @@ impl Verb {
         Ok(match self {
             Verb::Boot(args) => Some((args.needs(), Vec::new())),
             Verb::Run(args) => Some(args.needs()?),
+            Verb::Bench(args) => Some((args.needs(), Vec::new())),
             // It tells of this machine, unless somebody asks for the lab's.
             Verb::Host(_) => (wish == Wish::Lab).then(Default::default),
             Verb::Explore(args) => args.needs()?,
@@ -129,6 +133,7 @@ pub fn main() -> ExitCode {
         Verb::Judge(args) => judge::main(args),
         Verb::Completions(args) => completions::main(&args),
         Verb::Man(args) => man::main(&args),
+        Verb::Bench(args) => bench(&args),
     };
     exit.into()
 }
@@ -153,6 +158,16 @@ fn run_scenario(args: &run::Args) -> Exit {
 
 #[cfg(not(target_arch = "aarch64"))]
 fn run_scenario(_: &run::Args) -> Exit {
+    unreachable!("only arm64 has a KVM on which a verb runs outside the lab")
+}
+
+#[cfg(target_arch = "aarch64")]
+fn bench(args: &bench::Args) -> Exit {
+    bench::run(args).unwrap_or_else(|error| complain(&error))
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn bench(_: &bench::Args) -> Exit {
     unreachable!("only arm64 has a KVM on which a verb runs outside the lab")
 }
 

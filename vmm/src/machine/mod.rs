@@ -10,7 +10,7 @@ mod fdt;
 pub mod kernel;
 pub mod layout;
 mod listening;
-mod map;
+pub(crate) mod map;
 mod tally;
 mod tap;
 mod uart;
