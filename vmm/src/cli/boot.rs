@@ -92,6 +92,6 @@ impl Args {
 enum OnReset {
     /// End the run, exit 3
     Stop,
-    /// Start anew, with cleared RAM
+    /// Read the files again and start anew, with cleared RAM
     Restart,
 }

@@ -40,21 +40,11 @@ pub(in crate::cli) enum Error {
 
 /// Boots the guest, and again after each reset that it shall survive.
 pub(in crate::cli) fn run(args: &Args) -> Result<Exit, Error> {
-    let guest = Guest {
-        kernel: read("read kernel", &args.kernel)?,
-        format: args.format,
-        initrd: args
-            .initrd
-            .as_deref()
-            .map(|path| read("read initrd", path))
-            .transpose()?,
-        cmdline: args.cmdline.clone(),
-        memory: args.memory,
-    };
+    let guest = read_guest(args)?;
     let console = open_console(&args.console)?;
     let interrupt = Interrupt::watch().map_err(Error::Signals)?;
     let attached = console.attach()?;
-    let end = lives(args, &guest, &console, &interrupt);
+    let end = lives(args, guest, &console, &interrupt);
     drop(attached);
     // A client may take its time with the last words, but not longer than the person who started all this.
     let hurry = console.hurry();
@@ -75,7 +65,7 @@ fn open_console(place: &Where) -> Result<Console, console::Error> {
 
 fn lives(
     args: &Args,
-    guest: &Guest,
+    mut guest: Guest,
     console: &Console,
     interrupt: &Interrupt,
 ) -> Result<Exit, Error> {
@@ -85,7 +75,7 @@ fn lives(
     let (strays, resets) = (Arc::new(Tally::default()), Tally::default());
     let exit = loop {
         let machine = Machine::build(
-            guest.clone(),
+            guest,
             args.cpus,
             args.seed,
             args.dump_dtb.as_deref(),
@@ -106,6 +96,8 @@ fn lives(
         if exit != Exit::GuestReset || args.on_reset == OnReset::Stop {
             break exit;
         }
+        // While the guest runs its files are not held: they are larger than all else that this process needs.
+        guest = read_guest(args)?;
     };
     if let Some(count) = strays.untold() {
         tracing::warn!("{count} stray accesses in all");
@@ -172,6 +164,20 @@ fn report_standings(quiesced: &Quiesced<'_, KvmVcpu>) {
             None => eprintln!("vmm:   vCPU {index}: its thread is gone"),
         }
     }
+}
+
+fn read_guest(args: &Args) -> Result<Guest, Error> {
+    Ok(Guest {
+        kernel: read("read kernel", &args.kernel)?,
+        format: args.format,
+        initrd: args
+            .initrd
+            .as_deref()
+            .map(|path| read("read initrd", path))
+            .transpose()?,
+        cmdline: args.cmdline.clone(),
+        memory: args.memory,
+    })
 }
 
 fn read(operation: &'static str, path: &Path) -> Result<Blob, Error> {
