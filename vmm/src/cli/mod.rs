@@ -115,7 +115,7 @@ pub fn main() -> ExitCode {
         }
     };
     if let Some((needs, more)) = needs {
-        match Place::choose(wish, crate::host::probe().map(drop)) {
+        match Place::choose(wish, || crate::host::probe().map(drop)) {
             Ok(Place::Here) => {}
             Ok(Place::Lab) => return lab::run(needs, more, cli.verb.console()).into(),
             Err(lack) => {

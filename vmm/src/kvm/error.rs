@@ -2,9 +2,14 @@
 
 use std::io;
 
+use vmm_core::host::Lack;
+
 /// An operation on KVM that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// What the host does not have.
+    #[error(transparent)]
+    Lack(#[from] Lack),
     /// An ioctl.
     #[error("KVM: cannot {operation}: {source}")]
     Ioctl {

@@ -7,21 +7,40 @@ use kvm_bindings::{
     kvm_create_device, kvm_device_attr, kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3,
 };
 use kvm_ioctls::{Kvm, VmFd};
-use vmm_core::host::{KvmOffer, NoKvm};
+use vmm_core::host::{KvmOffer, Lack, NoKvm};
 
 const DEVICE: &str = "/dev/kvm";
 
 /// Asks KVM what it can do.
 pub fn probe() -> Result<KvmOffer, NoKvm> {
+    let kvm = open()?;
+    let bits = kvm.get_host_ipa_limit().unsigned_abs();
+    let vm = kvm.create_vm_with_ipa_size(bits).map_err(broken)?;
+    Ok(offer(&kvm, &vm))
+}
+
+/// The hardware breakpoints of a vCPU.
+pub fn breakpoints() -> Result<u32, Lack> {
+    let kvm = open().map_err(Lack::Kvm)?;
+    Ok(kvm.get_guest_debug_hw_bps().unsigned_abs())
+}
+
+/// Opens it.
+pub(super) fn open() -> Result<Kvm, NoKvm> {
     OpenOptions::new().read(true).write(true).open(DEVICE)?;
-    let broken = |error: kvm_ioctls::Error| NoKvm::Broken(error.to_string());
-    let kvm = Kvm::new().map_err(broken)?;
-    let ipa_bits = kvm.get_host_ipa_limit().unsigned_abs();
-    let vm = kvm.create_vm_with_ipa_size(ipa_bits).map_err(broken)?;
-    Ok(KvmOffer {
+    Kvm::new().map_err(broken)
+}
+
+fn broken(error: kvm_ioctls::Error) -> NoKvm {
+    NoKvm::Broken(error.to_string())
+}
+
+/// What it can do, some of which only a VM tells.
+pub(super) fn offer(kvm: &Kvm, vm: &VmFd) -> KvmOffer {
+    KvmOffer {
         api_version: kvm.get_api_version(),
-        gicv3: has_gicv3(&vm),
-        ipa_bits,
+        gicv3: has_gicv3(vm),
+        ipa_bits: kvm.get_host_ipa_limit().unsigned_abs(),
         breakpoints: kvm.get_guest_debug_hw_bps().unsigned_abs(),
         watchpoints: kvm.get_guest_debug_hw_wps().unsigned_abs(),
         counter_offset: vm.check_extension_raw(KVM_CAP_COUNTER_OFFSET.into()) > 0,
@@ -33,7 +52,7 @@ pub fn probe() -> Result<KvmOffer, NoKvm> {
             })
             .is_ok(),
         vcpus: kvm.get_max_vcpus(),
-    })
+    }
 }
 
 /// Asks without creating one.

@@ -13,14 +13,16 @@ use kvm_bindings::{
     kvm_smccc_filter_action_KVM_SMCCC_FILTER_FWD_TO_USER, kvm_userspace_memory_region,
     kvm_vcpu_init,
 };
-use kvm_ioctls::{DeviceFd, Kvm, VmFd};
+use kvm_ioctls::{DeviceFd, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_core::arm::{IntId, Mpidr, psci};
+use vmm_core::host::{Lack, Need};
 
 use super::clock::Clock;
 use super::error::Error;
 use super::gic::Gic;
 use super::ioctl;
+use super::probe::{offer, open};
 use super::reg::Reg;
 use super::vcpu::Loose;
 
@@ -44,16 +46,22 @@ pub struct Bare {
 }
 
 impl Bare {
-    /// Creates it. The guest sees physical addresses below `top`.
-    pub fn new(memory: Arc<GuestMemoryMmap>, top: u64) -> Result<Self, Error> {
-        let kvm = Kvm::new().map_err(Error::ioctl("open /dev/kvm"))?;
-        // The VM's type is the size of its intermediate physical addresses, at least 32 bits (KVM API, 4.2).
-        let bits = (u64::BITS - (top - 1).leading_zeros()).max(32);
+    /// Creates it, where the host has what the guest needs.
+    pub fn new(memory: Arc<GuestMemoryMmap>, need: Need) -> Result<Self, Error> {
+        let kvm = open().map_err(Lack::Kvm)?;
+        // The VM's type is the size of its intermediate physical addresses, at least 32 bits (KVM API, 4.2). More than there are
+        // would not even make a VM to ask what else there is.
+        let most = kvm.get_host_ipa_limit().unsigned_abs();
+        let bits = (u64::BITS - (need.top - 1).leading_zeros())
+            .max(32)
+            .min(most);
         let vm = kvm
             .create_vm_with_ipa_size(bits)
             .map_err(Error::ioctl(format!(
                 "create a VM with {bits} bits of guest physical address"
             )))?;
+        // A VM only to ask would cost as much again: its creation and its end wait for the host's other processors.
+        offer(&kvm, &vm).suffices(need)?;
         for (slot, region) in memory.iter().enumerate() {
             let slot_of = kvm_userspace_memory_region {
                 slot: slot as u32,

@@ -11,7 +11,7 @@ use super::fdt::{self, Board};
 use super::layout::Layout;
 use super::uart::Uart;
 use super::{Bus, Error, Guest, Tally, check_cpus, map, seeds};
-use crate::kvm::{Bare, Clock, Gic, GicRegions, Loose, probe};
+use crate::kvm::{Bare, Clock, Gic, GicRegions, Loose};
 use vmm_core::arm::Mpidr;
 
 /// A machine, ready to run.
@@ -59,12 +59,8 @@ impl Machine {
             .map(|region| region.end)
             .chain([map::RAM.start + layout.memory]);
         let top = ends.max().expect("RAM at least");
-        probe()
-            .map_err(vmm_core::host::Lack::Kvm)
-            .and_then(|offer| offer.suffices(Need { vcpus: cpus, top }))?;
-
         let memory = Arc::new(memory(layout.memory)?);
-        let bare = Bare::new(Arc::clone(&memory), top)?;
+        let bare = Bare::new(Arc::clone(&memory), Need { vcpus: cpus, top })?;
         if power_off == PowerOff::Told {
             bare.tell_power_off()?;
         }

@@ -41,9 +41,6 @@ pub enum Error {
     /// More vCPUs than interrupt controllers.
     #[error("--cpus {0}: a guest has 1 to {most}", most = map::CPUS_MOST)]
     Cpus(usize),
-    /// This host can't run it.
-    #[error(transparent)]
-    Lack(#[from] vmm_core::host::Lack),
     /// The host has no room for the guest's RAM.
     #[error("no memory for the guest's RAM of {} MiB: {source}; less --memory helps", size >> 20)]
     Memory {

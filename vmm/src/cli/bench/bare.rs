@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_core::host::Need;
 
 use super::GUEST_MEMORY;
 use crate::kvm::{self, Bare, GicRegions, Loose};
@@ -72,7 +73,7 @@ pub(super) fn create(code: &[u32], vcpus: usize) -> Result<Vec<Loose>, Error> {
     let ranges = [(GuestAddress(map::RAM.start), GUEST_MEMORY as usize)];
     let memory = Arc::new(GuestMemoryMmap::from_ranges(&ranges).map_err(Error::Memory)?);
     let top = map::RAM.start + GUEST_MEMORY;
-    let peopled = Bare::new(Arc::clone(&memory), top)?.people(vcpus)?;
+    let peopled = Bare::new(Arc::clone(&memory), Need { vcpus, top })?.people(vcpus)?;
     let mpidrs = peopled.mpidrs()?;
     let vm = peopled.with_gic(&GicRegions {
         distributor: map::GIC_DISTRIBUTOR,

@@ -10,7 +10,6 @@ use vm_memory::GuestMemoryMmap;
 use vmm_core::arm::CpuSet;
 use vmm_core::choose::{Choose, Replay, Schedule, ScheduleError, Taken, drive};
 use vmm_core::evidence::{End, Event, Evidence, Places, Regs, Setting};
-use vmm_core::host::Lack;
 use vmm_core::scenario::Scenario;
 
 use super::steps::{Around, Steps};
@@ -156,10 +155,7 @@ pub fn run(
     options: Options<'_>,
 ) -> Result<Run, Error> {
     config::check(scenario)?;
-    let offered = kvm::probe()
-        .map_err(Lack::Kvm)
-        .map_err(machine::Error::from)?;
-    let budget = Budget::of(scenario, offered.breakpoints);
+    let budget = Budget::of(scenario, kvm::breakpoints().map_err(kvm::Error::from)?);
     budget.check()?;
     let name = options.payload.display().to_string();
     let bytes = fs::read(options.payload).map_err(|source| Error::Read {
