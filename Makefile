@@ -137,13 +137,17 @@ fuzz: $(CARGO_FUZZ) ## fuzz every target of fuzz/ for FUZZ_SECONDS (60)
 	done
 
 .PHONY: bench
-bench: $(HOST_VMM) $(PAYLOAD) images target/bench/qemu $(LAB) ## figures for docs/measurements.md, next to QEMU's; RUNS=5
+bench: $(HOST_VMM) $(PAYLOAD) images target/bench/qemu $(LAB) ## figures for docs/measurements.md, next to QEMU's (RUNS=5), and how long the model takes
 	@echo "## $$(date -u +%F), $$(git describe --always --dirty)"
 	@echo
 	@echo "$(RUNS) runs, $$(nproc) processors ($$(uname -m))$(if $(LAB),$(comma) in the lab)$(comma) load $$(cut -d ' ' -f 1 /proc/loadavg) before."
 	@echo
 	@$(HOST_VMM) bench all --linux target/guests/debian-6.12/vmlinuz --initrd target/images/guest.cpio --payload $(PAYLOAD) \
 	    --peer target/bench/qemu --runs $(RUNS)
+	@echo
+	@echo "Load $$(cut -d ' ' -f 1 /proc/loadavg) after. The model explores its default set in:"
+	@bash -c 'time for scenario in tests/scenarios/any-*.toml; do \
+	    $(HOST_VMM) explore $$(basename $$scenario .toml) -q > /dev/null || exit; done'
 
 .PHONY: man
 man: target/man/vmm.1 ## the manual pages: target/man
