@@ -55,15 +55,17 @@ pub(crate) static MAILBOX: [AtomicU64; mailbox::WORDS] =
 pub(crate) struct Mask(pub(crate) [AtomicU64; 64]);
 
 impl Mask {
-    const EMPTY: Self = Self([const { AtomicU64::new(0) }; 64]);
+    const fn empty() -> Self {
+        Self([const { AtomicU64::new(0) }; 64])
+    }
 }
 
 #[unsafe(export_name = "__cpu_online_mask")]
-pub(crate) static ONLINE_MASK: Mask = Mask::EMPTY;
+pub(crate) static ONLINE_MASK: Mask = Mask::empty();
 #[unsafe(export_name = "__num_online_cpus")]
 pub(crate) static ONLINE_COUNT: AtomicI32 = AtomicI32::new(0);
 #[unsafe(export_name = "stop_mask")]
-pub(crate) static STOP_MASK: Mask = Mask::EMPTY;
+pub(crate) static STOP_MASK: Mask = Mask::empty();
 #[unsafe(export_name = "waiting_for_crash_ipi")]
 pub(crate) static COUNTER: AtomicI32 = AtomicI32::new(0);
 /// `crash_stop`, or `cpus_stopped` before it.

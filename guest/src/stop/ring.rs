@@ -130,12 +130,10 @@ pub(super) fn stand(why: Why, point: Option<Point>, conditions: &[Condition]) {
     loop {
         let returns = RETURNS[cpu].load(ORDER);
         slot[mailbox::CONDITIONS_AT].store(conditions.len() as u64, ORDER);
-        let mut at = mailbox::CONDITIONS_AT + 1;
-        for condition in conditions {
-            for word in condition.words() {
-                slot[at].store(word, ORDER);
-                at += 1;
-            }
+        let words = &slot[mailbox::CONDITIONS_AT + 1..];
+        let told = conditions.iter().flat_map(|condition| condition.words());
+        for (place, word) in words.iter().zip(told) {
+            place.store(word, ORDER);
         }
         let (daif, pmr) = mask().registers();
         let mut ring = Ring {
@@ -163,10 +161,9 @@ pub(super) fn tell(tell: Tell) {
     let slot = &MAILBOX[mailbox::SLOTS_AT + own() * mailbox::SLOT_WORDS..][..mailbox::SLOT_WORDS];
     let told = slot[mailbox::TOLD_AT].load(ORDER) as usize;
     assert!(told < mailbox::TOLDS, "a step tells too much");
-    let mut at = mailbox::TOLD_AT + 1 + 3 * told;
-    for word in tell.words() {
-        slot[at].store(word, ORDER);
-        at += 1;
+    let words = &slot[mailbox::TOLD_AT + 1 + 3 * told..];
+    for (place, word) in words.iter().zip(tell.words()) {
+        place.store(word, ORDER);
     }
     slot[mailbox::TOLD_AT].store(told as u64 + 1, ORDER);
 }
