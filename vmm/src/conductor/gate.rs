@@ -372,7 +372,7 @@ mod tests {
     use shuttle::sync::{Condvar, Mutex};
     use shuttle::{check_dfs, check_pct, check_random, thread};
 
-    use super::{Gate, Order};
+    use super::{Duration, Gate, Instant, Order, Stepped};
     use crate::vcpu::Kick;
 
     /// immediate_exit and the signal in one: a kick is remembered until it is forgotten.
@@ -453,6 +453,78 @@ mod tests {
         for thread in threads {
             thread.join().unwrap();
         }
+    }
+
+    /// A guest whose every entry ends in a trap.
+    fn trapped_vcpu(gate: &Gate<(), usize, ()>, seat: usize) {
+        gate.sit(seat, Box::new(Signal(Arc::default())));
+        let mut settled = true;
+        loop {
+            match gate.next(seat, settled) {
+                Order::Run => {
+                    settled = false;
+                    gate.trap(seat, seat);
+                }
+                Order::Settle => settled = true,
+                Order::Do(()) => {}
+                Order::Leave => break,
+            }
+        }
+        gate.leave(seat);
+    }
+
+    fn threads<G: Send + Sync + 'static>(
+        gate: &Arc<G>,
+        seats: usize,
+        life: impl Fn(&G, usize) + Copy + Send + 'static,
+    ) -> Vec<thread::JoinHandle<()>> {
+        let start = |seat| {
+            let gate = Arc::clone(gate);
+            thread::spawn(move || life(&gate, seat))
+        };
+        (0..seats).map(start).collect()
+    }
+
+    /// All run until they are trapped; then each takes a step while the others wait.
+    fn steps_are_for_one() {
+        let gate = Arc::new(Gate::new(2));
+        let threads = threads(&gate, 2, trapped_vcpu);
+        let deadline = Instant::now() + Duration::from_secs(3600);
+        gate.open();
+        assert!(gate.trapped(&[0, 1], deadline).is_empty());
+        gate.hold();
+        for seat in [1, 0, 1] {
+            assert_eq!(gate.step(seat, deadline), Stepped::Trapped(seat));
+        }
+        gate.dismiss();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    }
+
+    /// A vCPU that spins is out of the guest when its time is up.
+    fn a_step_ends_in_time() {
+        let gate = Arc::new(Gate::<(), (), ()>::new(1));
+        let threads = threads(&gate, 1, |gate, seat| {
+            vcpu(gate, seat, Forgets::BeforeItLooks);
+        });
+        gate.hold();
+        assert_eq!(gate.step(0, Instant::now()), Stepped::Late);
+        gate.give(0, ());
+        gate.dismiss();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_step_lets_one_vcpu_in() {
+        check_random(steps_are_for_one, 2_000);
+    }
+
+    #[test]
+    fn a_late_step_loses_no_kick() {
+        check_random(a_step_ends_in_time, 2_000);
     }
 
     #[test]
