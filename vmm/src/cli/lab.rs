@@ -4,7 +4,7 @@ use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use signal_hook::consts::SIGKILL;
+use signal_hook::consts::{SIGBUS, SIGILL, SIGKILL, SIGSEGV};
 
 use super::{Exit, complain, tell};
 use crate::console::{Console, Where};
@@ -74,6 +74,15 @@ fn carry_out(request: &Request, console: Option<Console>) -> Exit {
         Ok(Ended::Signal(SIGKILL)) if matches!(request, Request::Verb(..)) => {
             eprintln!(
                 "vmm: the lab's side of this verb was killed, by somebody or for want of memory"
+            );
+            Exit::HostOrUsage
+        }
+        // No person sends these, and none would come unless something of ours or of the lab's is broken.
+        Ok(Ended::Signal(signal @ (SIGSEGV | SIGBUS | SIGILL)))
+            if matches!(request, Request::Verb(..)) =>
+        {
+            eprintln!(
+                "vmm: the lab's side of this verb crashed (signal {signal}); `vmm lab shell -- dmesg` in the same lab says where"
             );
             Exit::HostOrUsage
         }

@@ -64,6 +64,10 @@ pub fn main(memory: u64) -> Result<(), Error> {
 
 fn init(memory: u64) -> Result<(), Error> {
     prepare()?;
+    // A verb that crashes shall leave a trace in the kernel's log (Documentation/admin-guide/sysctl/debug.rst).
+    if let Err(error) = fs::write("/proc/sys/debug/exception-trace", "1") {
+        tracing::info!("crashes leave no trace in the log: {error}");
+    }
     let agent = Command::new("/proc/self/exe")
         .args(["lab", "agent", &memory.to_string()])
         .spawn()
