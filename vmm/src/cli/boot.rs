@@ -17,7 +17,7 @@ pub(super) use run::run;
 ///
 /// The guest has a GICv3, a PL011 and the memory map of QEMU's `virt`; it ends by PSCI.
 #[derive(clap::Args)]
-#[command(after_help = format!("{}\n\nOn a terminal: {}.", Exit::TABLE, console::HELP))]
+#[command(after_help = format!("{}\n\nOn a terminal: {}. Should vmm itself be killed by SIGKILL the terminal stays raw: type `stty sane`.", Exit::TABLE, console::HELP))]
 pub(super) struct Args {
     /// The kernel
     #[arg(long, value_name = "FILE")]
