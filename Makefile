@@ -154,7 +154,7 @@ man: target/man/vmm.1 ## the manual pages: target/man
 
 # Under sudo nothing is built: root has another cache, and would leave files of its own here.
 .PHONY: install
-install: $(if $(SUDO_UID),,$(HOST_VMM) man $(COMPLETIONS) $(LAB)) ## put vmm, its lab, its pages and completions below PREFIX
+install: $(if $(SUDO_UID),,$(HOST_VMM) $(PAYLOAD) man $(COMPLETIONS) $(LAB)) ## put vmm, its lab, its payload, its pages and completions below PREFIX
 	tools/install.sh put $(DESTDIR)$(PREFIX)
 
 .PHONY: uninstall

@@ -17,7 +17,7 @@ remove() {
 }
 
 put() { # put MODE FILE PLACE
-    [ -e "$here/$2" ] || { echo "install: there is no $2; make vmm man, and make lab where there is no arm64 KVM, make it" >&2; exit 2; }
+    [ -e "$here/$2" ] || { echo "install: there is no $2; make vmm guest man, and make lab where there is no arm64 KVM, make it" >&2; exit 2; }
     install -D -m "$1" "$here/$2" "$to/$3"
     echo "$3" >>"$to/$list"
 }
@@ -29,7 +29,9 @@ case $1 in
         remove
         mkdir -p "$to/${list%/*}"
         put 755 target/release/vmm bin/vmm
-        # Where vmm looks for it. A host with arm64 KVM does without.
+        # Where vmm looks for them.
+        put 644 target/guest/aarch64-unknown-none-softfloat/release/guest lib/holdpoint/payload
+        # A host with arm64 KVM does without.
         if [ -e "$here/target/lab/initrd.cpio" ]; then
             for part in vmlinuz initrd.cpio; do put 644 "target/lab/$part" "lib/holdpoint/lab/$part"; done
         fi

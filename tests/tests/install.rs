@@ -60,6 +60,10 @@ fn what_is_installed_works_and_goes_without_a_trace() {
         .run()
         .exits(0)
         .says("payload: 1 CPUs, all checks passed");
+    Vmm::at(&vmm, ["run", "idle-crash", "-q"])
+        .run()
+        .exits(0)
+        .says("idle-crash               v1-proposal   as expected: ack-after-save broken");
 
     let pages: Vec<_> = files(&usr.join("share/man/man1"));
     assert!(
