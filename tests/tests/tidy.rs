@@ -125,6 +125,7 @@ const VMM_ROOMS: &[(&str, &[&str])] = &[
     ),
     ("conductor", &["machine", "vcpu"]),
     ("console", &[]),
+    ("deadline", &[]),
     ("host", &["kvm"]),
     ("kvm", &["vcpu"]),
     ("lab", &["console", "sys"]),

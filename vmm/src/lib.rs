@@ -5,6 +5,8 @@
 pub mod cli;
 pub mod conductor;
 pub mod console;
+#[cfg(test)]
+mod deadline;
 pub mod host;
 #[cfg(target_arch = "aarch64")]
 pub mod kvm;

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::{Conductor, End, Reason};
+use crate::deadline::Deadline;
 use crate::machine::{Bus, Uart};
 use crate::vcpu::scripted::{Act, Script, Scripted, ScriptedFailure, Seen};
 use crate::vcpu::{Entry, Exit, Width};
@@ -31,6 +32,7 @@ fn entries(seen: &Seen) -> Vec<Entry> {
 
 #[test]
 fn accesses_are_answered_by_the_bus_and_strays_abort() {
+    let _in_time = Deadline::set();
     let (conductor, [seen]) = start([vec![
         Act::Leave(Exit::Read {
             address: 0x0900_0fe0,
@@ -68,6 +70,7 @@ fn accesses_are_answered_by_the_bus_and_strays_abort() {
 
 #[test]
 fn nothing_runs_before_it_is_told_to() {
+    let _in_time = Deadline::set();
     let (conductor, seen) = start([vec![], vec![]]);
     drop(conductor.quiesce());
     conductor.run();
@@ -79,6 +82,7 @@ fn nothing_runs_before_it_is_told_to() {
 
 #[test]
 fn quiesce_finishes_the_pending_access_and_nothing_enters_until_it_ends() {
+    let _in_time = Deadline::set();
     // The last exit leaves an access pending: the answer must be settled before registers are read.
     let (conductor, [seen]) = start([vec![
         Act::Leave(Exit::Read {
@@ -113,6 +117,7 @@ fn quiesce_finishes_the_pending_access_and_nothing_enters_until_it_ends() {
 
 #[test]
 fn the_first_end_stands_and_brings_every_vcpu_out() {
+    let _in_time = Deadline::set();
     let (conductor, [ends, stays]) = start([
         vec![Act::Leave(Exit::Reset), Act::Leave(Exit::PowerOff)],
         vec![],
@@ -141,6 +146,7 @@ fn the_first_end_stands_and_brings_every_vcpu_out() {
 
 #[test]
 fn a_stop_from_outside_ends_a_guest_that_spins() {
+    let _in_time = Deadline::set();
     let (conductor, _) = start([vec![], vec![], vec![]]);
     let stopper = conductor.stopper();
     conductor.run();
@@ -152,6 +158,7 @@ fn a_stop_from_outside_ends_a_guest_that_spins() {
 
 #[test]
 fn a_failing_host_names_the_vcpu_and_the_others_are_joined() {
+    let _in_time = Deadline::set();
     let (conductor, [_, other]) = start([vec![Act::Fail], vec![]]);
     conductor.run();
     assert_eq!(
@@ -170,6 +177,7 @@ fn a_failing_host_names_the_vcpu_and_the_others_are_joined() {
 
 #[test]
 fn a_panic_in_a_vcpu_thread_goes_on_where_the_run_is_finished() {
+    let _in_time = Deadline::set();
     let (conductor, [_, other]) = start([vec![Act::Panic], vec![]]);
     conductor.run();
     assert_eq!(conductor.wait(None), Some(End::Panicked));
@@ -184,6 +192,7 @@ fn a_panic_in_a_vcpu_thread_goes_on_where_the_run_is_finished() {
 
 #[test]
 fn many_holds_and_releases_lose_no_kick() {
+    let _in_time = Deadline::set();
     let (conductor, seen) = start([vec![], vec![], vec![], vec![]]);
     conductor.run();
     for _ in 0..1_000 {

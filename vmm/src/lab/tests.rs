@@ -14,6 +14,7 @@ use super::frame::{self, Ended, Frame, Hello, ToAgent, ToHost};
 use super::run::{Needs, Prepared, Streams};
 use super::session::{Patience, Session};
 use super::{Error, wire};
+use crate::deadline::Deadline;
 
 const PATIENT: Patience = Patience {
     hello: Duration::from_secs(60),
@@ -29,6 +30,7 @@ struct Lab {
     port: UnixStream,
     folder: tempfile::TempDir,
     _of_agent: tempfile::TempDir,
+    _in_time: Deadline,
 }
 
 impl Lab {
@@ -37,6 +39,7 @@ impl Lab {
     }
 
     fn with_memory(memory: u64) -> Self {
+        let in_time = Deadline::set();
         let (ours, theirs) = UnixStream::pair().unwrap();
         let of_agent = tempfile::tempdir().unwrap();
         let grounds = Grounds::new(of_agent.path(), None, memory).unwrap();
@@ -50,6 +53,7 @@ impl Lab {
             port,
             folder: tempfile::tempdir().unwrap(),
             _of_agent: of_agent,
+            _in_time: in_time,
         }
     }
 
@@ -477,6 +481,7 @@ fn scripted(
 
 #[test]
 fn a_lab_of_another_build_is_refused_with_the_cure() {
+    let _in_time = Deadline::set();
     let (join, out, _port) = scripted(PATIENT);
     out.send(Frame::Hello(Hello {
         protocol: 1,
@@ -492,6 +497,7 @@ fn a_lab_of_another_build_is_refused_with_the_cure() {
 
 #[test]
 fn a_lab_that_never_speaks_is_given_up() {
+    let _in_time = Deadline::set();
     let (join, _out, _port) = scripted(Patience {
         hello: Duration::from_millis(20),
         ..PATIENT
@@ -505,6 +511,7 @@ fn a_lab_that_never_speaks_is_given_up() {
 
 #[test]
 fn a_lab_that_falls_silent_is_asked_and_then_given_up() {
+    let _in_time = Deadline::set();
     let (join, out, mut port) = scripted(Patience {
         beat: Duration::from_millis(2),
         beats: 40,

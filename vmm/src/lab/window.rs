@@ -68,9 +68,11 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::deadline::Deadline;
 
     #[test]
     fn no_more_than_the_window_is_taken_without_a_grant() {
+        let _in_time = Deadline::set();
         let window = Arc::new(Window::new());
         assert_eq!(window.take(WINDOW + 1), Some(WINDOW));
         let sender = thread::spawn({
@@ -83,6 +85,7 @@ mod tests {
 
     #[test]
     fn a_sender_that_waits_learns_that_the_channel_closed() {
+        let _in_time = Deadline::set();
         let window = Arc::new(Window::new());
         window.take(WINDOW);
         let sender = thread::spawn({

@@ -332,9 +332,11 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::deadline::Deadline;
 
     /// What the host would have after the verb did this below its root, with the output `/out`.
     fn carried(before: impl FnOnce(&Path), verb: impl FnOnce(&Path)) -> BTreeMap<String, String> {
+        let _in_time = Deadline::set();
         let root = tempfile::tempdir().unwrap();
         before(root.path());
         let (sink, steps) = mpsc::channel();
