@@ -147,11 +147,11 @@ struct Relaying<O> {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Source {
     Hurry,
-    FromGuest,
-    ToGuest,
-    News,
     Hearer,
+    ToGuest,
     Typist,
+    News,
+    FromGuest,
 }
 
 impl<O: Outside> Relaying<O> {
@@ -166,11 +166,11 @@ impl<O: Outside> Relaying<O> {
             for (source, flags) in self.wait()? {
                 match source {
                     Source::Hurry => self.hurried = true,
-                    Source::FromGuest => self.hear_guest()?,
-                    Source::ToGuest => self.type_to_guest(),
-                    Source::News => self.outside.look()?,
                     Source::Hearer => self.say(flags),
+                    Source::ToGuest => self.type_to_guest(),
                     Source::Typist => self.hear_typist(),
+                    Source::News => self.outside.look()?,
+                    Source::FromGuest => self.hear_guest()?,
                 }
             }
         }
@@ -197,17 +197,7 @@ impl<O: Outside> Relaying<O> {
         if !self.hurried {
             want(Source::Hurry, self.hurry.as_fd(), PollFlags::IN);
         }
-        if !self.over {
-            want(Source::News, self.outside.news(), PollFlags::IN);
-            if self.said.is_empty() || hearer.is_none() {
-                want(Source::FromGuest, self.from_guest.as_fd(), PollFlags::IN);
-            }
-            if !self.typed.is_empty() {
-                want(Source::ToGuest, self.to_guest.as_fd(), PollFlags::OUT);
-            } else if let Some(typist) = self.outside.typist() {
-                want(Source::Typist, typist, PollFlags::IN);
-            }
-        }
+        // Before the news: what happened to a client that has gone must not be taken for what happens to the one that comes after it.
         if let Some(hearer) = hearer {
             // Without a flag it still tells when the client has gone.
             let flags = if self.said.is_empty() {
@@ -216,6 +206,17 @@ impl<O: Outside> Relaying<O> {
                 PollFlags::OUT
             };
             want(Source::Hearer, hearer, flags);
+        }
+        if !self.over {
+            if !self.typed.is_empty() {
+                want(Source::ToGuest, self.to_guest.as_fd(), PollFlags::OUT);
+            } else if let Some(typist) = self.outside.typist() {
+                want(Source::Typist, typist, PollFlags::IN);
+            }
+            want(Source::News, self.outside.news(), PollFlags::IN);
+            if self.said.is_empty() || hearer.is_none() {
+                want(Source::FromGuest, self.from_guest.as_fd(), PollFlags::IN);
+            }
         }
         let (sources, mut fds): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
         loop {
@@ -298,24 +299,34 @@ mod tests {
     use std::net::Shutdown;
     use std::os::unix::net::UnixStream;
 
-    use super::{KEPT, Relay, pipe};
+    use super::{KEPT, Outside, Relay, pipe};
     use crate::console::socket::Socket;
+    use crate::deadline::Deadline;
     use std::fs::File;
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     /// A relay to a socket, and the guest's ends.
     struct Rig {
         folder: tempfile::TempDir,
         output: File,
         input: File,
-        // Last: it ends when the output has ended.
+        // Behind these: it ends when the output has ended.
         relay: Relay,
+        _in_time: Deadline,
     }
 
     impl Rig {
         fn new() -> Self {
+            Self::after(|_, _| {})
+        }
+
+        /// After something has happened that the relay will find.
+        fn after(what: impl FnOnce(&mut Socket, &Path)) -> Self {
+            let in_time = Deadline::set();
             let folder = tempfile::tempdir().unwrap();
-            let socket = Socket::bind(&folder.path().join("console")).unwrap();
+            let path = folder.path().join("console");
+            let mut socket = Socket::bind(&path).unwrap();
+            what(&mut socket, &path);
             let ((from_guest, output), (input, to_guest)) = (pipe().unwrap(), pipe().unwrap());
             let relay = Relay::start(socket, from_guest, to_guest).unwrap();
             Self {
@@ -323,6 +334,7 @@ mod tests {
                 relay,
                 output,
                 input,
+                _in_time: in_time,
             }
         }
 
@@ -373,6 +385,24 @@ mod tests {
         let mut second = rig.connect();
         second.write_all(b"second").unwrap();
         rig.hears("second");
+    }
+
+    #[test]
+    fn a_client_that_comes_as_another_goes_hears() {
+        let mut second = None;
+        let mut rig = Rig::after(|socket, path| {
+            let first = UnixStream::connect(path).unwrap();
+            socket.look().unwrap();
+            drop(first);
+            second = Some(UnixStream::connect(path).unwrap());
+        });
+        let mut second = second.unwrap();
+        second.write_all(b"a").unwrap();
+        rig.hears("a");
+        rig.output.write_all(b"answer").unwrap();
+        let mut got = [0; 6];
+        second.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"answer");
     }
 
     #[test]
