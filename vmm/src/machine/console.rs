@@ -93,6 +93,8 @@ impl Outlet {
                     if let Err(error) = read_in(&uart, &exits, &mut input) {
                         tracing::warn!("console input ended: {error}");
                     }
+                    // Its end looks as if more were there, until it is read.
+                    uart.idle();
                 });
             match reader {
                 Ok(reader) => outlet.reader = Some(reader),
@@ -195,12 +197,14 @@ fn read_in(uart: &Uart, exits: &Exits, input: &mut Input) -> io::Result<()> {
         match input.file.read(&mut buffer[..room]) {
             Ok(0) => return Ok(()),
             Ok(read) => {
-                let more = ready(&input.file, PollFlags::IN, None, Some(&NOW))?;
                 let bytes = buffer[..read].iter().copied();
                 if input.marked {
-                    uart.receive(bytes.filter_map(|byte| marks.next(byte)), !more);
+                    uart.receive(bytes.filter_map(|byte| marks.next(byte)));
                 } else {
-                    uart.receive(bytes.map(Symbol::Byte), !more);
+                    uart.receive(bytes.map(Symbol::Byte));
+                }
+                if !ready(&input.file, PollFlags::IN, None, Some(&NOW))? {
+                    uart.idle();
                 }
             }
             Err(error)
@@ -210,5 +214,49 @@ fn read_in(uart: &Uart, exits: &Exits, input: &mut Input) -> io::Result<()> {
                 ) => {}
             Err(error) => return Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{self, Write};
+    use std::os::fd::OwnedFd;
+    use std::sync::{Arc, mpsc};
+
+    use vmm_core::pl011::spec::{Interrupt, LineControl, Register};
+
+    use super::{Console, Input};
+    use crate::deadline::Deadline;
+    use crate::machine::uart::Uart;
+    use crate::vcpu::Width;
+
+    /// What Linux does, which waits for the receive timeout when fewer characters than the FIFO's level have come.
+    #[test]
+    fn the_guest_is_told_of_the_last_characters_before_the_end_of_the_input() {
+        let _in_time = Deadline::set();
+        let (levels, level) = mpsc::channel();
+        let uart = Arc::new(Uart::new(Box::new(move |up| levels.send(up).unwrap())));
+        for (register, value) in [
+            (Register::LcrH, LineControl::FEN.bits()),
+            (Register::Imsc, (Interrupt::RX | Interrupt::RT).bits()),
+        ] {
+            uart.write(register.offset(), Width::Word, value.into());
+        }
+        let (input, mut typed) = io::pipe().unwrap();
+        typed.write_all(b"bye").unwrap();
+        drop(typed);
+        let console = Console {
+            output: File::create("/dev/null").unwrap(),
+            input: Some(Input {
+                file: OwnedFd::from(input).into(),
+                marked: false,
+            }),
+        };
+        let outlet = uart.connect(console, Box::new(|| {})).expect("two threads");
+        assert!(level.recv().unwrap());
+        let heard = [(); 3].map(|()| uart.read(Register::Dr.offset(), Width::Word) as u8);
+        assert_eq!(&heard, b"bye");
+        outlet.finish().unwrap();
     }
 }

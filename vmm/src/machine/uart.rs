@@ -20,8 +20,10 @@ const OUTBOX: usize = 64 << 10;
 /// The device, between the bus and the console.
 pub struct Uart {
     wired: Mutex<Wired>,
-    /// There is something to take out, or room to put something in, or it is over.
-    changed: Condvar,
+    /// There is something to take out, or it is over.
+    sent: Condvar,
+    /// It is time to put something in, or it is over.
+    drained: Condvar,
 }
 
 struct Wired {
@@ -43,6 +45,12 @@ impl Wired {
         } else {
             0
         }
+    }
+
+    /// Whether it is time to give the guest more: not for every character that it takes, which would wake the console's reader each time,
+    /// but when it has taken so many that what comes raises its interrupt again.
+    fn due(&self) -> bool {
+        self.device.below_level() && self.room() > 0
     }
 
     /// Carries out what an access or an event brought about; its last line alone sets the wire.
@@ -86,7 +94,8 @@ impl Uart {
         };
         Self {
             wired: Mutex::new(wired),
-            changed: Condvar::new(),
+            sent: Condvar::new(),
+            drained: Condvar::new(),
         }
     }
 
@@ -105,25 +114,30 @@ impl Uart {
 
     pub(crate) fn read(&self, offset: u16, width: Width) -> u64 {
         let mut wired = self.lock();
-        let (before, room) = (wired.device.flags(), wired.room());
+        let before = (wired.due(), wired.outbox.is_empty());
+        let flags = wired.device.flags();
         let read = wired.device.read(offset, width.bytes() as u8);
-        wired.listening.read(Register::at(offset), before);
-        self.after(&mut wired, &read.effects, room);
+        wired.listening.read(Register::at(offset), flags);
+        self.after(&mut wired, &read.effects, before);
         read.value
     }
 
     pub(crate) fn write(&self, offset: u16, width: Width, value: u64) {
         let mut wired = self.lock();
-        let room = wired.room();
+        let before = (wired.due(), wired.outbox.is_empty());
         let effects = wired.device.write(offset, width.bytes() as u8, value);
         wired.listening.write(Register::at(offset));
-        self.after(&mut wired, &effects, room);
+        self.after(&mut wired, &effects, before);
     }
 
-    fn after(&self, wired: &mut Wired, effects: &Effects, room_before: usize) {
+    /// Wakes whoever waits for what an access brought about: to wake costs far more than the rest of it, on either side.
+    fn after(&self, wired: &mut Wired, effects: &Effects, (due, empty): (bool, bool)) {
         wired.settle(effects);
-        if room_before == 0 && wired.room() > 0 || !effects.sent().is_empty() {
-            self.changed.notify_all();
+        if !due && wired.due() {
+            self.drained.notify_one();
+        }
+        if empty && !wired.outbox.is_empty() {
+            self.sent.notify_one();
         }
     }
 
@@ -134,7 +148,7 @@ impl Uart {
         let mut wired = self.lock();
         while wired.outbox.is_empty() && !wired.closing {
             wired = self
-                .changed
+                .sent
                 .wait(wired)
                 .expect("nobody panics while holding the PL011");
         }
@@ -149,34 +163,41 @@ impl Uart {
         }
     }
 
-    /// Waits until the guest listens and can receive something, and says how much; zero when there will be no more.
+    /// Waits until the guest listens and it is time to give it something, and says how much; zero when there will be no more.
     pub(crate) fn room(&self) -> usize {
-        let wired = self.wait_for_room();
+        let wired = self.wait_until_due();
         if wired.closing { 0 } else { wired.room() }
     }
 
-    /// The guest receives symbols, as many at a time as there is [`room`](Uart::room); waits for that. `idle` says that no more follow
-    /// for now.
-    pub(crate) fn receive(&self, symbols: impl IntoIterator<Item = Symbol>, idle: bool) {
+    /// The guest receives symbols, as many at a time as there is [`room`](Uart::room); waits for that.
+    pub(crate) fn receive(&self, symbols: impl IntoIterator<Item = Symbol>) {
         let mut symbols = symbols.into_iter().peekable();
         while symbols.peek().is_some() {
-            let mut wired = self.wait_for_room();
+            let mut wired = self.wait_until_due();
             if wired.closing {
                 return;
             }
             for symbol in symbols.by_ref().take(wired.room()) {
                 wired.device.receive(symbol);
             }
-            if idle && symbols.peek().is_none() {
+            if !wired.due() {
+                // It is for the guest to take some: it must not wait, at its end, for more.
                 wired.device.idle();
             }
             wired.settle(&Effects::default());
         }
     }
 
-    fn wait_for_room(&self) -> MutexGuard<'_, Wired> {
-        self.changed
-            .wait_while(self.lock(), |wired| wired.room() == 0 && !wired.closing)
+    /// No more symbols follow for now.
+    pub(crate) fn idle(&self) {
+        let mut wired = self.lock();
+        wired.device.idle();
+        wired.settle(&Effects::default());
+    }
+
+    fn wait_until_due(&self) -> MutexGuard<'_, Wired> {
+        self.drained
+            .wait_while(self.lock(), |wired| !wired.due() && !wired.closing)
             .expect("nobody panics while holding the PL011")
     }
 
@@ -192,7 +213,8 @@ impl Uart {
     /// The run is over: whoever waits here is told so once the outbox is empty.
     pub(crate) fn close(&self) {
         self.lock().closing = true;
-        self.changed.notify_all();
+        self.sent.notify_one();
+        self.drained.notify_one();
     }
 }
 
@@ -202,9 +224,10 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use vmm_core::pl011::Symbol;
-    use vmm_core::pl011::spec::{Flag, Interrupt, Register};
+    use vmm_core::pl011::spec::{Flag, Interrupt, LineControl, Register};
 
     use super::{OUTBOX, Outgoing, Uart};
+    use crate::deadline::Deadline;
     use crate::vcpu::Width;
 
     fn offset(register: Register) -> u16 {
@@ -229,7 +252,7 @@ mod tests {
         let seen = Arc::clone(&levels);
         let uart = Uart::new(Box::new(move |up| seen.lock().unwrap().push(up)));
         unmask(&uart);
-        uart.receive(bytes(b"a"), true);
+        uart.receive(bytes(b"a"));
         uart.read(offset(Register::Dr), Width::Word);
         uart.read(offset(Register::Dr), Width::Word);
         assert_eq!(*levels.lock().unwrap(), [true, false]);
@@ -277,10 +300,11 @@ mod tests {
 
     #[test]
     fn a_reader_that_waits_for_room_wakes_when_the_guest_reads() {
+        let _in_time = Deadline::set();
         let uart = Arc::new(Uart::new(Box::new(|_| {})));
         unmask(&uart);
         assert_eq!(uart.room(), 1, "after reset the FIFO is off");
-        uart.receive(bytes(b"a"), true);
+        uart.receive(bytes(b"a"));
         let got = Arc::new(AtomicUsize::new(0));
         let waiting = {
             let (uart, got) = (Arc::clone(&uart), Arc::clone(&got));
@@ -293,12 +317,39 @@ mod tests {
         waiting.join().unwrap();
         assert_eq!(got.load(Ordering::SeqCst), 1);
     }
+
+    #[test]
+    fn a_guest_that_takes_a_few_is_not_given_more_but_told_not_to_wait_for_them() {
+        let uart = Uart::new(Box::new(|_| {}));
+        let enabled = LineControl::FEN.bits().into();
+        uart.write(offset(Register::LcrH), Width::Word, enabled);
+        unmask(&uart);
+        let raised = |uart: &Uart| {
+            let raised = uart.read(offset(Register::Ris), Width::Word) as u16;
+            Interrupt::from_bits_truncate(raised)
+        };
+        let take = |uart: &Uart, count| {
+            for _ in 0..count {
+                uart.read(offset(Register::Dr), Width::Word);
+            }
+        };
+        uart.receive(bytes(&[b'a'; 7]));
+        assert_eq!((uart.room(), raised(&uart)), (9, Interrupt::empty()));
+        uart.receive(bytes(&[b'a'; 4]));
+        assert_eq!(raised(&uart), Interrupt::RX | Interrupt::RT);
+        take(&uart, 3);
+        assert!(!uart.lock().due(), "eight wait: the level after reset");
+        take(&uart, 1);
+        assert_eq!((uart.room(), raised(&uart)), (9, Interrupt::RT));
+    }
+
     #[test]
     fn symbols_wait_until_the_guest_listens_and_come_in_order() {
+        let _in_time = Deadline::set();
         let uart = Arc::new(Uart::new(Box::new(|_| {})));
         let sending = {
             let uart = Arc::clone(&uart);
-            std::thread::spawn(move || uart.receive(bytes(b"abc"), true))
+            std::thread::spawn(move || uart.receive(bytes(b"abc")))
         };
         let status = |uart: &Uart| uart.read(offset(Register::Fr), Width::Word) as u16;
         assert!(
@@ -318,10 +369,11 @@ mod tests {
 
     #[test]
     fn symbols_that_wait_when_it_is_over_are_let_go() {
+        let _in_time = Deadline::set();
         let uart = Arc::new(Uart::new(Box::new(|_| {})));
         let sending = {
             let uart = Arc::clone(&uart);
-            std::thread::spawn(move || uart.receive(bytes(b"abc"), true))
+            std::thread::spawn(move || uart.receive(bytes(b"abc")))
         };
         uart.close();
         sending.join().unwrap();

@@ -241,6 +241,11 @@ impl Pl011 {
         limit - self.received.len()
     }
 
+    /// Whether so few characters wait that more of them will raise the receive interrupt.
+    pub fn below_level(&self) -> bool {
+        self.received.len() < self.receive_level()
+    }
+
     /// A symbol arrives from the host.
     ///
     /// Beyond [`Pl011::room`] it is lost, as on a wire: with an overrun when the FIFO is full, silently when the
@@ -340,7 +345,7 @@ impl Pl011 {
         };
         // UARTRSR shows the errors of the character read last, but its overrun stays until it is cleared (3.3.2).
         self.rsr = (self.rsr & ReceiveError::OE) | (errors - ReceiveError::OE);
-        if self.received.len() < self.receive_level() {
+        if self.below_level() {
             self.ris.remove(Interrupt::RX);
         }
         if self.received.is_empty() {
@@ -497,7 +502,7 @@ impl Pl011 {
     /// The RTS output: the guest's bit, or with `RTSEN` whether the receive FIFO is below its level (2.6.1).
     fn rts(&self) -> bool {
         if self.cr.contains(Control::RTSEN) {
-            self.received.len() < self.receive_level()
+            self.below_level()
         } else {
             self.cr.contains(Control::RTS)
         }
