@@ -2,12 +2,14 @@
 
 mod flat;
 mod guests;
+mod line;
 mod processes;
 mod terminal;
 mod vmm;
 
 pub use flat::{RESET, SAY_R, SPIN, flat};
 pub use guests::{Guest, initrd, payload};
+pub use line::Line;
 pub use processes::Marked;
-pub use terminal::{Line, OnTerminal};
+pub use terminal::OnTerminal;
 pub use vmm::{Lab, Outcome, Running, Vmm, root};

@@ -2,21 +2,17 @@
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::process::{Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
-use wait_timeout::ChildExt;
+use rustix::io::ioctl_fionbio;
+use rustix::process::Signal;
 
 use crate::Marked;
-
-/// Longer than anything takes on a machine that is busy with other things: its end is a failure of the test, with all
-/// that the command had said.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(400);
+use crate::line::{Line, deadline, late, listen, type_into};
+use crate::processes::Process;
 
 /// The top of the tree.
 pub fn root() -> PathBuf {
@@ -162,93 +158,91 @@ impl Vmm {
     }
 
     /// Starts it.
+    ///
+    /// # Panics
+    ///
+    /// When it can't be started.
     pub fn start(mut self) -> Running {
         let mut child = self
             .command
             .spawn()
             .unwrap_or_else(|error| panic!("{}: {error}; `make vmm` builds it", self.line));
-        let input = child.stdin.take();
-        let output = BufReader::new(child.stdout.take().expect("it is piped"));
-        let mut complaints = child.stderr.take().expect("it is piped");
-        let stderr = std::thread::spawn(move || {
-            let mut text = Vec::new();
-            // What could be read counts.
-            let _ = complaints.read_to_end(&mut text);
-            String::from_utf8_lossy(&text).into_owned()
-        });
+        let input = child.stdin.take().map(OwnedFd::from);
+        let output = child.stdout.take().expect("it is piped");
+        let errors = child.stderr.take().expect("it is piped");
         Running {
-            child,
-            input,
-            output: Some(output),
-            seen: String::new(),
-            stderr: Some(stderr),
-            line: self.line,
-            mark: self.mark,
+            input: input.map(|input| {
+                ioctl_fionbio(&input, true).expect("a pipe of ours");
+                File::from(input)
+            }),
+            output: Line::new(output),
+            errors: Line::new(errors),
+            process: Process::new(child, self.line, self.mark),
         }
     }
 }
 
-/// A command that runs.
+/// A command that runs. Dropped before its end, as by a test that fails, it is killed.
 pub struct Running {
-    child: Child,
-    input: Option<ChildStdin>,
-    output: Option<BufReader<std::process::ChildStdout>>,
-    seen: String,
-    stderr: Option<JoinHandle<String>>,
-    line: String,
-    mark: Marked,
+    process: Process,
+    input: Option<File>,
+    output: Line,
+    errors: Line,
 }
 
 impl Running {
     /// The mark that its descendants bear.
     pub fn mark(&self) -> Marked {
-        self.mark.clone()
+        self.process.mark.clone()
     }
 
-    /// Reads on until a line with these words has come.
+    /// Reads on until these words have come, behind those that were waited for before.
     ///
     /// # Panics
     ///
-    /// When the output ends first.
+    /// When they do not come.
+    #[track_caller]
     pub fn wait_for(&mut self, words: &str) {
-        let output = self.output.as_mut().expect("it still runs");
-        loop {
-            let mut line = Vec::new();
-            let read = output
-                .read_until(b'\n', &mut line)
-                .expect("its output can be read");
-            let line = String::from_utf8_lossy(&line);
-            self.seen.push_str(&line);
-            if line.contains(words) {
-                return;
-            }
-            if read == 0 {
-                let complaint = self
-                    .stderr
-                    .take()
-                    .map(|thread| thread.join().expect("reading does not panic"));
-                let complaint = complaint.unwrap_or_default();
-                panic!(
-                    "the output of {} ended without {words:?}:\n{}\n--- stderr\n{complaint}",
-                    self.line, self.seen
-                );
-            }
+        let until = deadline();
+        while !self.output.finds(words) {
+            let why = match () {
+                () if self.output.ended() && self.errors.ended() => {
+                    "before the output's end".to_owned()
+                }
+                () if listen(&mut [&mut self.output, &mut self.errors], None, until) => continue,
+                () => late(),
+            };
+            panic!("{words:?} did not come {why}:\n{}", self.story());
         }
+    }
+
+    /// What it has said so far.
+    fn story(&self) -> String {
+        format!(
+            "$ {}\n{}\n--- stderr\n{}",
+            self.process.line,
+            self.output.text(),
+            self.errors.text()
+        )
     }
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, signal).expect("a process of ours takes a signal");
+        self.process.signal(signal);
     }
 
     /// Types something.
+    ///
+    /// # Panics
+    ///
+    /// When it does not read its input.
+    #[track_caller]
     pub fn type_in(&mut self, bytes: &[u8]) {
-        self.input
-            .as_mut()
-            .expect("it has an input")
-            .write_all(bytes)
-            .expect("it reads its input");
+        let input = self.input.as_ref().expect("it has an input");
+        let typed = type_into(input, bytes, &mut [&mut self.output, &mut self.errors]);
+        if let Err(problem) = typed {
+            panic!("{problem}:\n{}", self.story());
+        }
     }
 
     /// Ends its standard input.
@@ -257,39 +251,22 @@ impl Running {
     }
 
     /// Waits for its end.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end, or leaves somebody behind who has its output open.
+    #[track_caller]
     pub fn end(mut self) -> Outcome {
-        let mut output = self.output.take().expect("it is read once");
-        let rest = std::thread::spawn(move || {
-            let mut rest = Vec::new();
-            let _ = output.read_to_end(&mut rest);
-            String::from_utf8_lossy(&rest).into_owned()
-        });
-        let status = self
-            .child
-            .wait_timeout(PATIENCE)
-            .expect("a child can be waited for");
-        let late = status.is_none();
-        let status = status.unwrap_or_else(|| {
-            let _ = self.child.kill();
-            self.child.wait().expect("a killed child ends")
-        });
+        let ended = self.process.end(&mut [&mut self.output, &mut self.errors]);
         let outcome = Outcome {
-            line: self.line,
-            code: status
-                .code()
-                .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
-            stdout: self.seen + &rest.join().expect("reading does not panic"),
-            stderr: self
-                .stderr
-                .expect("it is read once")
-                .join()
-                .expect("reading does not panic"),
+            line: self.process.line.clone(),
+            code: *ended.as_ref().unwrap_or(&-1),
+            stdout: self.output.text(),
+            stderr: self.errors.text(),
         };
-        assert!(
-            !late,
-            "it was still there after {PATIENCE:?}:\n{}",
-            outcome.story()
-        );
+        if let Err(problem) = ended {
+            panic!("{problem}:\n{}", outcome.story());
+        }
         outcome
     }
 }
