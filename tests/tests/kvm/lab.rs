@@ -20,6 +20,7 @@ pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
             "lab::host_says_what_the_lab_has",
             host_says_what_the_lab_has,
         ),
+        lab.trial("lab::a_crash_is_told", a_crash_is_told),
         alone("lab::ctrl_c_leaves_nothing", || {
             leaves_nothing(Signal::INT, 130)
         }),
@@ -57,6 +58,30 @@ fn host_says_what_the_lab_has(lab: &Lab) {
 }
 
 /// A verb that never ends by itself, in a lab of its own: the guest says `R` and spins.
+/// And its caller learns what the lab's kernel logged meanwhile.
+fn a_crash_is_told(lab: &Lab) {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("crasher"), flat(&[SAY_R, SPIN])).unwrap();
+    let mut running = lab
+        .vmm(["boot", "--lab", "--format", "flat", "--kernel", "crasher"])
+        .within(folder.path())
+        .start();
+    running.wait_for("R");
+    // Rust's runtime has a handler of its own for SIGSEGV and SIGBUS. The brackets keep the shell's own command line from being found.
+    let crash = "echo seen by the kernel > /dev/kmsg
+        process=$(grep -l 'crashe[r]' /proc/[0-9]*/cmdline)
+        process=${process%/cmdline}
+        kill -ILL ${process#/proc/}";
+    lab.vmm(["lab", "shell", "--", "sh", "-c", crash])
+        .run()
+        .exits(0);
+    running
+        .end()
+        .exits(2)
+        .complains("the lab's side of this verb crashed (signal 4)")
+        .complains("seen by the kernel");
+}
+
 fn endless(folder: &Path, scratch: &Path) -> Running {
     fs::write(folder.join("spinner"), flat(&[SAY_R, SPIN])).unwrap();
     let mut running = Vmm::new(["boot", "--lab", "--format", "flat", "--kernel", "spinner"])

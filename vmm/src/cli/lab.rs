@@ -4,7 +4,7 @@ use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use signal_hook::consts::{SIGBUS, SIGILL, SIGKILL, SIGSEGV};
+use signal_hook::consts::SIGKILL;
 
 use super::{Exit, complain, tell};
 use crate::console::{Console, Where};
@@ -77,16 +77,18 @@ fn carry_out(request: &Request, console: Option<Console>) -> Exit {
             );
             Exit::HostOrUsage
         }
-        // No person sends these, and none would come unless something of ours or of the lab's is broken.
-        Ok(Ended::Signal(signal @ (SIGSEGV | SIGBUS | SIGILL)))
-            if matches!(request, Request::Verb(..)) =>
-        {
-            eprintln!(
-                "vmm: the lab's side of this verb crashed (signal {signal}); `vmm lab shell -- dmesg` in the same lab says where"
-            );
+        Ok(Ended::Crashed { signal, log }) if matches!(request, Request::Verb(..)) => {
+            eprintln!("vmm: the lab's side of this verb crashed (signal {signal})");
+            match log.trim_end() {
+                "" => eprintln!("  the lab's kernel logged nothing meanwhile"),
+                log => eprintln!(
+                    "  the lab's kernel logged meanwhile:\n  {}",
+                    log.replace('\n', "\n  ")
+                ),
+            }
             Exit::HostOrUsage
         }
-        Ok(Ended::Signal(signal)) => Exit::Signal(signal),
+        Ok(Ended::Signal(signal) | Ended::Crashed { signal, .. }) => Exit::Signal(signal),
         Err(error) => failed(&error),
     }
 }

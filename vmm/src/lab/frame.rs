@@ -186,12 +186,18 @@ impl FileOp {
 }
 
 /// How a verb ended.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Ended {
     /// With this exit code.
     Exit(u8),
     /// By this signal.
     Signal(i32),
+    /// By this signal, for a fault of its own.
+    Crashed {
+        signal: i32,
+        /// What the lab's kernel logged while the verb ran.
+        log: String,
+    },
 }
 
 /// Of a terminal.
@@ -407,6 +413,8 @@ mod tests {
             step.prop_map(ToHost::File),
             any::<u8>().prop_map(|code| ToHost::Ended(Ended::Exit(code))),
             any::<i32>().prop_map(|signal| ToHost::Ended(Ended::Signal(signal))),
+            any::<(i32, String)>()
+                .prop_map(|(signal, log)| ToHost::Ended(Ended::Crashed { signal, log })),
         ]
     }
 

@@ -176,8 +176,15 @@ fn streams_and_the_exit_code_come_back() {
 
 #[test]
 fn a_verb_that_dies_by_a_signal_says_so() {
+    let (ended, ..) = Lab::new().run("kill -TERM $$", &needs(&[], &[]), io::empty());
+    assert_eq!(ended.unwrap(), Ended::Signal(15));
+}
+
+#[test]
+fn a_verb_that_crashes_says_so() {
     let (ended, ..) = Lab::new().run("kill -SEGV $$", &needs(&[], &[]), io::empty());
-    assert_eq!(ended.unwrap(), Ended::Signal(11));
+    let log = String::new();
+    assert_eq!(ended.unwrap(), Ended::Crashed { signal: 11, log });
 }
 
 #[test]

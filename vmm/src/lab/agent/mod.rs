@@ -3,6 +3,7 @@
 //! One thread reads the port and never waits for anything else; one writes it; each verb has a few of its own.
 
 mod group;
+mod journal;
 mod outputs;
 mod pace;
 mod store;

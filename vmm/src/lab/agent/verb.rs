@@ -15,10 +15,12 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use signal_hook::consts::{SIGBUS, SIGILL, SIGSEGV};
 
 use super::super::frame::{CHUNK, Channel, Ended, Frame, Program, Start, ToAgent, ToHost};
 use super::super::window::Window;
 use super::group::Group;
+use super::journal::Journal;
 use super::outputs::Outputs;
 use super::pace::Pace;
 use super::view::View;
@@ -97,10 +99,19 @@ impl Verb<'_> {
             .watch(&view, outputs, &files)
             .map_err(doing("cannot watch its output files"))?;
         let program = start.program.path();
+        // Of a machine that is not the verbs' own, the log says nothing of them.
+        let journal = self
+            .grounds
+            .isolation
+            .as_ref()
+            .map(|_| Journal::open())
+            .transpose()
+            .map_err(doing("cannot open the kernel's log"))?;
         let started = self.start(&start, &view, &group);
         let mut running = started.map_err(doing(&format!("cannot start {}", program.display())))?;
         running.windows.push((Channel::Files, files));
-        self.attend(running, &group, outputs)
+        let status = self.attend(running, &group, outputs)?;
+        Ok(ended_as(status, journal))
     }
 
     fn watch(
@@ -299,7 +310,7 @@ impl Verb<'_> {
         mut running: Running,
         group: &Arc<Group>,
         outputs: Outputs,
-    ) -> Result<Ended, Failure> {
+    ) -> Result<ExitStatus, Failure> {
         let leader = Pid::from_child(&running.child);
         self.await_exit(leader);
         let (until, ended) = io::pipe().map_err(doing("cannot make a pipe"))?;
@@ -338,7 +349,7 @@ impl Verb<'_> {
                 Event::Drained(drained) => {
                     drained.map_err(doing("cannot follow its output files"))?;
                     return match status {
-                        Some(status) if !cancelled => Ok(ended_as(status)),
+                        Some(status) if !cancelled => Ok(status),
                         _ => Err(Failure::Cancelled),
                     };
                 }
@@ -455,10 +466,15 @@ fn tree(view: &View, cwd: &OsStr) -> io::Result<Tree> {
     })
 }
 
-fn ended_as(status: ExitStatus) -> Ended {
-    match (status.code(), status.signal()) {
+fn ended_as(status: ExitStatus, journal: Option<Journal>) -> Ended {
+    match (status.code(), status.signal().unwrap_or_default()) {
         (Some(code), _) => Ended::Exit(code as u8),
-        (None, signal) => Ended::Signal(signal.unwrap_or_default()),
+        // No person sends these: something of ours or of the lab's is broken.
+        (None, signal @ (SIGSEGV | SIGBUS | SIGILL)) => Ended::Crashed {
+            signal,
+            log: journal.map(Journal::read).unwrap_or_default(),
+        },
+        (None, signal) => Ended::Signal(signal),
     }
 }
 
