@@ -194,6 +194,7 @@ pub enum Ended {
     Signal(i32),
     /// By this signal, for a fault of its own.
     Crashed {
+        /// The signal.
         signal: i32,
         /// What the lab's kernel logged while the verb ran.
         log: String,
