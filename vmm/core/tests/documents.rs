@@ -61,8 +61,10 @@ fn shown(command: &str) -> String {
         deviations: answers.map(answer).collect(),
         ..Taken::default()
     };
-    let schedule: Schedule = model::schedule(&scenario, protocol, &taken);
-    let mut strategy = model::replay(&schedule, &scenario, protocol).expect("it belongs here");
+    let schedule: Schedule = Schedule::new(model::origin(&scenario, protocol), &taken);
+    let mut strategy = schedule
+        .replay(&model::origin(&scenario, protocol))
+        .expect("it belongs here");
     let run = model::run(&scenario, protocol, &mut strategy).expect("it fits the model");
     assert_eq!(strategy.fitted(), Ok(()), "{command}");
     let mut text = format!(

@@ -194,7 +194,7 @@ fn search(edge: &Edge) -> String {
         .or_else(|| (0..200_000).find_map(|seed| try_run(&mut Random::new(seed))))
         .unwrap_or_else(|| panic!("no seed reaches {}", edge.name));
     let small = shrink(found, |mut segments| try_run(&mut segments));
-    model::schedule(&scenario, protocol, &small).to_string()
+    Schedule::new(model::origin(&scenario, protocol), &small).to_string()
 }
 
 const FILE: &str = "vmm/core/tests/edges.txt";
@@ -239,9 +239,11 @@ fn every_edge_is_reached_by_its_schedule() {
         let protocol = Protocol::named(protocol).expect("the protocol is known");
         let schedule: Schedule = schedule.parse().expect("the table holds schedules");
         assert!(schedule.deviations() <= 20, "{}: {schedule}", edge.name);
-        let mut strategy = model::replay(&schedule, &scenario, protocol).unwrap_or_else(|error| {
-            panic!("{}: {error}; HOLDPOINT_UPDATE=1 searches anew", edge.name)
-        });
+        let mut strategy = schedule
+            .replay(&model::origin(&scenario, protocol))
+            .unwrap_or_else(|error| {
+                panic!("{}: {error}; HOLDPOINT_UPDATE=1 searches anew", edge.name)
+            });
         let run = model::run(&scenario, protocol, &mut strategy).expect("it fits the model");
         assert_eq!(strategy.fitted(), Ok(()), "{}", edge.name);
         assert!(

@@ -97,7 +97,7 @@ fn every_order_breaks_exactly_what_is_expected_and_each_fault_has_a_short_schedu
                         model::run(&scenario, protocol, &mut segments).expect("it fits the model");
                     breaks(&run.evidence).then_some(run.taken)
                 });
-                let schedule = model::schedule(&scenario, protocol, &small);
+                let schedule = Schedule::new(model::origin(&scenario, protocol), &small);
                 assert!(
                     schedule.deviations() <= DEVIATIONS,
                     "{at}: {rule} needs {schedule}"
@@ -106,8 +106,9 @@ fn every_order_breaks_exactly_what_is_expected_and_each_fault_has_a_short_schedu
                     .to_string()
                     .parse()
                     .expect("a schedule reads its own text");
-                let mut strategy =
-                    model::replay(&schedule, &scenario, protocol).expect("it belongs here");
+                let mut strategy = schedule
+                    .replay(&model::origin(&scenario, protocol))
+                    .expect("it belongs here");
                 let run =
                     model::run(&scenario, protocol, &mut strategy).expect("it fits the model");
                 assert_eq!(strategy.fitted(), Ok(()), "{at}: {rule}");
@@ -287,9 +288,10 @@ fn a_seed_repeats_its_run_and_its_schedule_too() {
             };
             let first = run(seed);
             assert_eq!(run(seed).evidence, first.evidence);
-            let schedule = model::schedule(&scenario, protocol, &first.taken);
-            let mut strategy =
-                model::replay(&schedule, &scenario, protocol).expect("it belongs here");
+            let schedule = Schedule::new(model::origin(&scenario, protocol), &first.taken);
+            let mut strategy = schedule
+                .replay(&model::origin(&scenario, protocol))
+                .expect("it belongs here");
             let again = model::run(&scenario, protocol, &mut strategy).expect("it fits the model");
             assert_eq!(again.evidence, first.evidence);
             let files = first.evidence.to_files();

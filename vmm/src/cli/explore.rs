@@ -432,9 +432,10 @@ fn shrunk(
             .contains(&rule)
             .then_some(run.taken)
     });
-    let schedule = model::schedule(scenario, protocol, &taken);
-    let mut strategy =
-        model::replay(&schedule, scenario, protocol).map_err(|error| error.to_string())?;
+    let schedule = Schedule::new(model::origin(scenario, protocol), &taken);
+    let mut strategy = schedule
+        .replay(&model::origin(scenario, protocol))
+        .map_err(|error| error.to_string())?;
     let (evidence, _) = modelled(scenario, protocol, &mut strategy)?;
     strategy.fitted().map_err(|error| error.to_string())?;
     let verdicts = judge(&evidence);
@@ -457,7 +458,8 @@ fn replay(
     let schedule: Schedule = schedule
         .parse()
         .map_err(|error| format!("--schedule: {error}"))?;
-    let mut strategy = model::replay(&schedule, scenario, protocol)
+    let mut strategy = schedule
+        .replay(&model::origin(scenario, protocol))
         .map_err(|error| format!("--schedule: {error}"))?;
     let (evidence, _) = modelled(scenario, protocol, &mut strategy)?;
     strategy

@@ -10,7 +10,7 @@ mod shrink;
 
 pub use exhaustive::Exhaustive;
 pub use random::{Pct, Random, draw};
-pub use schedule::{Replay, Schedule, ScheduleError};
+pub use schedule::{Origin, Replay, Schedule, ScheduleError};
 pub use shrink::{Segments, shrink};
 
 use crate::arm::CpuId;

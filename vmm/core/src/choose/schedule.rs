@@ -9,10 +9,32 @@ use super::{Actor, Choose, Taken};
 
 const FORMAT: &str = "1";
 
-/// A list of answers, and a short hash of what it belongs to.
+/// What a schedule belongs to, as a short hash.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Origin(String);
+
+impl Origin {
+    /// Runs of what these texts describe.
+    pub fn of(texts: &[&str]) -> Self {
+        let mut digest = Sha256::new();
+        for text in texts {
+            digest.update((text.len() as u64).to_le_bytes());
+            digest.update(text);
+        }
+        let hash = digest.finalize();
+        Self(
+            hash.iter()
+                .take(4)
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
+        )
+    }
+}
+
+/// A list of answers, and what it belongs to.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Schedule {
-    hash: String,
+    origin: Origin,
     deviations: Vec<(u32, u32)>,
 }
 
@@ -48,26 +70,12 @@ pub enum ScheduleError {
 }
 
 impl Schedule {
-    /// The schedule of a run of what these texts describe.
-    pub fn new(belongs_to: &[&str], taken: &Taken) -> Self {
+    /// The schedule of a run.
+    pub fn new(origin: Origin, taken: &Taken) -> Self {
         Self {
-            hash: Self::hash(belongs_to),
+            origin,
             deviations: taken.deviations.clone(),
         }
-    }
-
-    fn hash(belongs_to: &[&str]) -> String {
-        let mut digest = Sha256::new();
-        for text in belongs_to {
-            digest.update((text.len() as u64).to_le_bytes());
-            digest.update(text);
-        }
-        digest
-            .finalize()
-            .iter()
-            .take(4)
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
     }
 
     /// How many answers are not the default.
@@ -75,13 +83,12 @@ impl Schedule {
         self.deviations.len()
     }
 
-    /// The strategy that repeats it, if it belongs to what these texts describe.
-    pub fn replay(&self, belongs_to: &[&str]) -> Result<Replay, ScheduleError> {
-        let here = Self::hash(belongs_to);
-        if self.hash != here {
+    /// The strategy that repeats it, if it belongs there.
+    pub fn replay(&self, origin: &Origin) -> Result<Replay, ScheduleError> {
+        if self.origin != *origin {
             return Err(ScheduleError::Stale {
-                found: self.hash.clone(),
-                here,
+                found: self.origin.0.clone(),
+                here: origin.0.clone(),
             });
         }
         Ok(Replay {
@@ -100,7 +107,7 @@ impl fmt::Display for Schedule {
             .iter()
             .map(|(at, answer)| format!("{at}={answer}"))
             .collect();
-        write!(f, "{FORMAT}:{}:{}", self.hash, answers.join(","))
+        write!(f, "{FORMAT}:{}:{}", self.origin.0, answers.join(","))
     }
 }
 
@@ -142,7 +149,7 @@ impl FromStr for Schedule {
             return Err(wrong());
         }
         Ok(Self {
-            hash: hash.to_owned(),
+            origin: Origin(hash.to_owned()),
             deviations,
         })
     }
@@ -194,7 +201,7 @@ mod tests {
 
     fn schedule(deviations: Vec<(u32, u32)>) -> Schedule {
         Schedule {
-            hash: Schedule::hash(&["a"]),
+            origin: Origin::of(&["a"]),
             deviations,
         }
     }
@@ -216,9 +223,9 @@ mod tests {
     #[test]
     fn refuses_what_it_does_not_belong_to() {
         let schedule = schedule(vec![(1, 2)]);
-        assert!(schedule.replay(&["a"]).is_ok());
+        assert!(schedule.replay(&Origin::of(&["a"])).is_ok());
         assert!(matches!(
-            schedule.replay(&["b"]),
+            schedule.replay(&Origin::of(&["b"])),
             Err(ScheduleError::Stale { .. })
         ));
         assert!(matches!(
@@ -244,7 +251,7 @@ mod tests {
     #[test]
     fn an_answer_without_its_decision_is_a_misfit() {
         let mut replay = schedule(vec![(0, 5)])
-            .replay(&["a"])
+            .replay(&Origin::of(&["a"]))
             .expect("it belongs here");
         assert_eq!(replay.choose(&[Actor::Time, Actor::Time]), 0);
         assert_eq!(
@@ -255,7 +262,7 @@ mod tests {
             })
         );
         let replay = schedule(vec![(9, 1)])
-            .replay(&["a"])
+            .replay(&Origin::of(&["a"]))
             .expect("it belongs here");
         assert_eq!(
             replay.fitted(),

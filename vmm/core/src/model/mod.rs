@@ -25,7 +25,7 @@ use guest_abi::protocol::{Protocol, Request, Stop, WithoutNmi};
 pub use explore::{Explored, Found, Limits, Reduction, explore};
 
 use crate::arm::{CpuId, CpuSet};
-use crate::choose::{Actor, Choose, Moves, Schedule, Taken, drive};
+use crate::choose::{Actor, Choose, Moves, Origin, Schedule, Taken, drive};
 use crate::evidence::{
     End, Event, Evidence, Manner, Masks, Note, Seen, Setting, StopKind, Until, What,
 };
@@ -163,28 +163,9 @@ pub struct Run {
 }
 
 /// What a schedule of this scenario and protocol belongs to.
-fn belongs_to(scenario: &Scenario, protocol: &Protocol) -> [String; 3] {
-    [
-        VERSION.to_owned(),
-        scenario.to_string(),
-        protocol.to_string(),
-    ]
-}
-
-/// The schedule of a run.
-pub fn schedule(scenario: &Scenario, protocol: &Protocol, taken: &Taken) -> Schedule {
-    let texts = belongs_to(scenario, protocol);
-    Schedule::new(&texts.each_ref().map(String::as_str), taken)
-}
-
-/// The strategy that repeats a schedule of this scenario and protocol.
-pub fn replay(
-    schedule: &Schedule,
-    scenario: &Scenario,
-    protocol: &Protocol,
-) -> Result<crate::choose::Replay, crate::choose::ScheduleError> {
-    let texts = belongs_to(scenario, protocol);
-    schedule.replay(&texts.each_ref().map(String::as_str))
+pub fn origin(scenario: &Scenario, protocol: &Protocol) -> Origin {
+    let (scenario, protocol) = (scenario.to_string(), protocol.to_string());
+    Origin::of(&[VERSION, &scenario, &protocol])
 }
 
 /// Runs the model once, to its end.
@@ -198,7 +179,7 @@ pub fn run(
     model.begin();
     let (taken, Ok(())) = drive(&mut model, strategy);
     let mut setting = model.fixed.setting.clone();
-    setting.schedule = Some(schedule(scenario, protocol, &taken).to_string());
+    setting.schedule = Some(Schedule::new(origin(scenario, protocol), &taken).to_string());
     let evidence = Evidence {
         setting,
         events: model.events.unwrap_or_default(),

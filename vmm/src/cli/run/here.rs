@@ -144,7 +144,9 @@ fn replay(text: &str, scenario: &Scenario, protocol: &Protocol) -> Result<Replay
     let schedule: Schedule = text
         .parse()
         .map_err(|error| format!("--schedule: {error}"))?;
-    payload::replay(&schedule, scenario, protocol).map_err(|error| format!("--schedule: {error}"))
+    schedule
+        .replay(&payload::origin(scenario, protocol))
+        .map_err(|error| format!("--schedule: {error}"))
 }
 
 fn report(

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use guest_abi::protocol::Protocol;
 use vm_memory::GuestMemoryMmap;
 use vmm_core::arm::CpuSet;
-use vmm_core::choose::{Choose, Replay, Schedule, ScheduleError, Taken, drive};
+use vmm_core::choose::{Choose, Origin, Schedule, Taken, drive};
 use vmm_core::evidence::{End, Event, Evidence, Places, Regs, Setting};
 use vmm_core::scenario::Scenario;
 
@@ -122,29 +122,10 @@ pub trait Hear {
 /// The payload is ready some tenths of a second after its start, with 64 CPUs on an emulated host some seconds.
 const BOOT: Duration = Duration::from_secs(120);
 
-/// The texts that a schedule of a payload's run belongs to.
-fn belongs_to(scenario: &Scenario, protocol: &Protocol) -> [String; 3] {
-    [
-        VERSION.to_owned(),
-        scenario.to_string(),
-        protocol.to_string(),
-    ]
-}
-
-/// The schedule of a run.
-pub fn schedule(scenario: &Scenario, protocol: &Protocol, taken: &Taken) -> Schedule {
-    let texts = belongs_to(scenario, protocol);
-    Schedule::new(&texts.each_ref().map(String::as_str), taken)
-}
-
-/// The strategy that repeats a schedule of this scenario and protocol.
-pub fn replay(
-    schedule: &Schedule,
-    scenario: &Scenario,
-    protocol: &Protocol,
-) -> Result<Replay, ScheduleError> {
-    let texts = belongs_to(scenario, protocol);
-    schedule.replay(&texts.each_ref().map(String::as_str))
+/// What a schedule of this scenario and protocol belongs to.
+pub fn origin(scenario: &Scenario, protocol: &Protocol) -> Origin {
+    let (scenario, protocol) = (scenario.to_string(), protocol.to_string());
+    Origin::of(&[VERSION, &scenario, &protocol])
 }
 
 /// Runs a scenario once, in a new VM.
@@ -236,7 +217,7 @@ pub fn run(
         Err(error) => return Err(error),
     };
     conductor.finish();
-    setting.schedule = Some(schedule(scenario, protocol, &taken).to_string());
+    setting.schedule = Some(Schedule::new(origin(scenario, protocol), &taken).to_string());
     let evidence = Evidence {
         setting,
         events,
