@@ -90,6 +90,11 @@ pub enum Exit {
     Reset,
     /// It stands before an instruction at which it has a breakpoint.
     Breakpoint,
+    /// It stands before a store that a watchpoint waits for.
+    Watchpoint {
+        /// The virtual address that it is about to store to.
+        address: u64,
+    },
     /// It powers itself off, where the VM has that told ([`Vcpu::power_off`] does it).
     PowersItselfOff,
     /// Somebody kicked it.
@@ -128,6 +133,24 @@ impl fmt::Display for Standing {
     }
 }
 
+/// What a vCPU is to leave the guest for before it does it. The host's debug registers must suffice.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Traps {
+    /// Executing the instruction at this virtual address.
+    pub breakpoint: Option<u64>,
+    /// Storing to one of these words.
+    pub watchpoints: Vec<Watched>,
+}
+
+/// A word whose change is waited for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Watched {
+    /// Its virtual address, a multiple of its width.
+    pub address: u64,
+    /// Its width.
+    pub width: Width,
+}
+
 /// A vCPU that belongs to no thread yet.
 pub trait Detached: Send + 'static {
     /// What it becomes.
@@ -163,8 +186,8 @@ pub trait Vcpu {
     /// Its registers at EL1. No access may be pending.
     fn registers(&mut self) -> Result<Regs, Self::Error>;
 
-    /// Has it leave before it executes the instruction at this address, or nowhere.
-    fn break_at(&mut self, address: Option<u64>) -> Result<(), Self::Error>;
+    /// Has it leave before any of this, and before nothing else that it was given earlier.
+    fn trap_on(&mut self, traps: &Traps) -> Result<(), Self::Error>;
 
     /// Powers it off, as PSCI's CPU_OFF does.
     fn power_off(&mut self) -> Result<(), Self::Error>;

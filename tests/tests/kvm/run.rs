@@ -60,6 +60,10 @@ pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
             "run::a_payload_that_crashes_or_loops",
             a_payload_that_crashes_or_loops,
         ),
+        lab.trial(
+            "run::acks_are_caught_at_their_store",
+            acks_are_caught_at_their_store,
+        ),
         lab.trial("run::what_cannot_be_run", what_cannot_be_run),
     ]);
     trials
@@ -124,6 +128,41 @@ fn as_expected(lab: &Lab, scenario: &str, times: usize) {
     }
     for line in refused {
         assert!(line.contains("this host has no SDEI"), "{line}");
+    }
+}
+
+/// By a watchpoint on the word that each protocol has for them.
+fn acks_are_caught_at_their_store(lab: &Lab) {
+    for (protocol, word) in [
+        ("irq-only", "counter"),
+        ("irq-then-nmi", "online-mask"),
+        ("v1-corrected", "stop-mask"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let subject = format!("payload:{protocol}");
+        lab.vmm([
+            "run",
+            "v1-5-unplug",
+            "--subject",
+            &subject,
+            "--out",
+            "evidence",
+        ])
+        .within(folder.path())
+        .run()
+        .exits(0)
+        .says(", 4 of ");
+        let events = fs::read_to_string(folder.path().join("evidence/events.txt")).unwrap();
+        let clears: Vec<&str> = events
+            .lines()
+            .filter(|line| line.contains(" clears word="))
+            .collect();
+        let acks = format!("clears word={word} by=handler");
+        assert!(clears.iter().any(|line| line.contains(&acks)), "{events}");
+        assert!(
+            clears.iter().all(|line| line.contains(" trapped ")),
+            "{clears:#?}"
+        );
     }
 }
 

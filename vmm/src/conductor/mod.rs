@@ -53,6 +53,11 @@ pub enum Trap {
     Tapped,
     /// A breakpoint.
     Breakpoint,
+    /// A watchpoint.
+    Watchpoint {
+        /// The virtual address that it is about to store to.
+        address: u64,
+    },
     /// It has powered itself off.
     Off,
 }
@@ -268,6 +273,10 @@ fn drive<D: Detached>(seat: usize, vcpu: D, bus: &Bus, gate: &Shared<D::Vcpu>) {
                     }
                     Exit::Breakpoint => {
                         trap = Some(Trap::Breakpoint);
+                        (Entry::Continue, true)
+                    }
+                    Exit::Watchpoint { address } => {
+                        trap = Some(Trap::Watchpoint { address });
                         (Entry::Continue, true)
                     }
                     Exit::PowersItselfOff => {

@@ -16,6 +16,6 @@ mod vm;
 pub use clock::Clock;
 pub use error::Error;
 pub use gic::{Gic, Interrupts};
-pub use probe::{breakpoints, probe};
+pub use probe::{debug_registers, probe};
 pub use vcpu::{KvmKick, KvmVcpu, Loose};
 pub use vm::{Bare, GicRegions, Peopled, Vm, Wire};

@@ -19,10 +19,11 @@ pub fn probe() -> Result<KvmOffer, NoKvm> {
     Ok(offer(&kvm, &vm))
 }
 
-/// The hardware breakpoints of a vCPU.
-pub fn breakpoints() -> Result<u32, Lack> {
+/// The hardware breakpoints of a vCPU, and its watchpoints.
+pub fn debug_registers() -> Result<(u32, u32), Lack> {
     let kvm = open().map_err(Lack::Kvm)?;
-    Ok(kvm.get_guest_debug_hw_bps().unsigned_abs())
+    let (breakpoints, watchpoints) = (kvm.get_guest_debug_hw_bps(), kvm.get_guest_debug_hw_wps());
+    Ok((breakpoints.unsigned_abs(), watchpoints.unsigned_abs()))
 }
 
 /// Opens it.

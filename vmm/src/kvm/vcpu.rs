@@ -17,7 +17,7 @@ use super::error::Error;
 use super::kick::Bound;
 pub use super::kick::KvmKick;
 use super::reg::Reg;
-use crate::vcpu::{Detached, Entry, Exit, Standing, Vcpu, Width};
+use crate::vcpu::{Detached, Entry, Exit, Standing, Traps, Vcpu, Width};
 
 /// A load or store of 64 bytes outside of memory. No device here answers one, and no bindings know the exit yet: since Linux commit
 /// f174a9ffcd48 (KVM: arm64: Add exit to userspace on {LD,ST}64B* outside of memslots), where the processor has FEAT_LS64 a
@@ -160,7 +160,12 @@ impl Vcpu for KvmVcpu {
             Ok(VcpuExit::Unsupported(KVM_EXIT_ARM_NISV | KVM_EXIT_ARM_LDST64B)) => {
                 return Ok(self.no_syndrome());
             }
-            Ok(VcpuExit::Debug(_)) => return Ok(Exit::Breakpoint),
+            Ok(VcpuExit::Debug(debug)) => {
+                return Ok(match debug.hsr >> ESR_EC_SHIFT {
+                    EC_WATCHPOINT => Exit::Watchpoint { address: debug.far },
+                    _ => Exit::Breakpoint,
+                });
+            }
             Ok(VcpuExit::Hypercall(call)) if call.nr == u64::from(psci::CPU_OFF) => {
                 return Ok(Exit::PowersItselfOff);
             }
@@ -217,17 +222,29 @@ impl Vcpu for KvmVcpu {
         })
     }
 
-    fn break_at(&mut self, address: Option<u64>) -> Result<(), Error> {
+    fn trap_on(&mut self, traps: &Traps) -> Result<(), Error> {
         let mut debug = kvm_guest_debug::default();
-        if let Some(address) = address {
+        if *traps != Traps::default() {
             debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW;
+        }
+        if let Some(address) = traps.breakpoint {
             debug.arch.dbg_bvr[0] = address;
             debug.arch.dbg_bcr[0] = BREAKPOINT;
+        }
+        let (values, controls) = (&mut debug.arch.dbg_wvr, &mut debug.arch.dbg_wcr);
+        for (watched, (value, control)) in traps
+            .watchpoints
+            .iter()
+            .zip(values.iter_mut().zip(controls))
+        {
+            let bytes = (1 << watched.width.bytes()) - 1;
+            *value = watched.address & !7;
+            *control = WATCHPOINT | bytes << (watched.address & 7) << WCR_BAS_SHIFT;
         }
         self.fd
             .set_guest_debug(&debug)
             .map_err(Error::ioctl(format!(
-                "set a breakpoint on vCPU {}",
+                "set the debug registers of vCPU {}",
                 self.index
             )))
     }
@@ -244,3 +261,13 @@ impl Vcpu for KvmVcpu {
 
 /// `DBGBCR<n>_EL1` (Arm ARM DDI 0487, D24.3.2): unlinked address match, all four bytes, at EL1 and EL0, enabled.
 const BREAKPOINT: u64 = 0xf << 5 | 0b11 << 1 | 1;
+
+/// `DBGWCR<n>_EL1` (D24.3.14): unlinked, stores, at EL1 and EL0, enabled; the bytes are for whoever sets it.
+const WATCHPOINT: u64 = 0b10 << 3 | 0b11 << 1 | 1;
+/// BAS, a bit for each byte of the doubleword.
+const WCR_BAS_SHIFT: u32 = 5;
+
+/// `ESR_ELx.EC` (D24.2.40).
+const ESR_EC_SHIFT: u32 = 26;
+/// Watchpoint, from a lower Exception level.
+const EC_WATCHPOINT: u32 = 0b11_0100;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use vmm_core::evidence::Regs;
 
-use super::{Detached, Entry, Exit, Kick, Standing, Vcpu};
+use super::{Detached, Entry, Exit, Kick, Standing, Traps, Vcpu};
 
 /// What it does when it is run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -140,7 +140,7 @@ impl Vcpu for Scripted {
         })
     }
 
-    fn break_at(&mut self, _: Option<u64>) -> Result<(), ScriptedFailure> {
+    fn trap_on(&mut self, _: &Traps) -> Result<(), ScriptedFailure> {
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use guest_abi::mailbox::{self, Job};
 use guest_abi::point::Point;
-use guest_abi::protocol::{PROTOCOLS, Protocol};
+use guest_abi::protocol::{PROTOCOLS, Protocol, Word};
 use vmm_core::arm::{CpuId, CpuSet};
 use vmm_core::evidence::{Manner, Onward, StopKind};
 use vmm_core::scenario::{Does, Driver, Hold, HoldUntil, Scenario, Task};
@@ -77,17 +77,34 @@ pub struct Budget {
     pub spinning: CpuSet,
     /// The breakpoints of a CPU of this host.
     pub breakpoints: u32,
+    /// Its watchpoints.
+    pub watchpoints: u32,
 }
 
+/// The words that acks are seen in, the most telling first.
+pub(super) const ACKS: [Word; 4] = [
+    Word::StopMask,
+    Word::Counter,
+    Word::OnlineMask,
+    Word::OnlineCount,
+];
+
 impl Budget {
-    /// What a scenario needs on a host with so many breakpoints.
-    pub fn of(scenario: &Scenario, breakpoints: u32) -> Self {
+    /// What a scenario needs on a host with so many breakpoints and watchpoints.
+    pub fn of(scenario: &Scenario, (breakpoints, watchpoints): (u32, u32)) -> Self {
         let spins = |hold: &&Hold| hold.manner == Manner::Spin;
         let spinning = scenario.holds.iter().filter(spins).map(|hold| hold.cpu);
         Self {
             spinning: spinning.collect(),
             breakpoints,
+            watchpoints,
         }
+    }
+
+    /// The words of acks that there are watchpoints for. The others are read after each step: a step is one store, so
+    /// that this is as exact, and only the store itself is not caught.
+    pub fn watched(&self) -> &'static [Word] {
+        &ACKS[..ACKS.len().min(self.watchpoints as usize)]
     }
 
     /// Whether it suffices.
@@ -102,18 +119,18 @@ impl Budget {
 
 impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            spinning,
-            breakpoints,
-        } = self;
-        if spinning.is_empty() {
-            write!(f, "debug registers: none of {breakpoints} breakpoints")
+        let (breakpoints, watchpoints) = (self.breakpoints, self.watchpoints);
+        let watched = self.watched().len();
+        if self.spinning.is_empty() {
+            write!(f, "debug registers: none of {breakpoints} breakpoints")?;
         } else {
+            let spinning = &self.spinning;
             write!(
                 f,
                 "debug registers: 1 of {breakpoints} breakpoints on CPUs {spinning}"
-            )
+            )?;
         }
+        write!(f, ", {watched} of {watchpoints} watchpoints on all")
     }
 }
 

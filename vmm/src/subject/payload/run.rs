@@ -14,7 +14,7 @@ use vmm_core::scenario::Scenario;
 
 use super::steps::{Around, Steps};
 use super::tap::Tap;
-use super::watch::Memory as _;
+use super::watch::{self, Memory as _};
 use super::{Budget, Image, ImageError, MEMORY, Swap, Unfit, VERSION, config, rungs};
 use crate::conductor::{self, Conductor, Reason, Stopper};
 use crate::kvm::{self, KvmVcpu};
@@ -136,7 +136,7 @@ pub fn run(
     options: Options<'_>,
 ) -> Result<Run, Error> {
     config::check(scenario)?;
-    let budget = Budget::of(scenario, kvm::breakpoints().map_err(kvm::Error::from)?);
+    let budget = Budget::of(scenario, kvm::debug_registers().map_err(kvm::Error::from)?);
     budget.check()?;
     let name = options.payload.display().to_string();
     let bytes = fs::read(options.payload).map_err(|source| Error::Read {
@@ -182,7 +182,11 @@ pub fn run(
         conductor.finish();
         return Err(error);
     }
+    let watched = budget.watched().iter();
     let around = Around {
+        watched: watched
+            .map(|word| watch::watched(&image.statics, *word))
+            .collect(),
         memory: Arc::clone(&machine.memory),
         image,
         mpidrs: machine.mpidrs,

@@ -20,7 +20,7 @@ use super::watch::{self, Memory, Watch};
 use super::{Image, Unfit, config};
 use crate::conductor::{Quiesced, Stepped, Trap};
 use crate::kvm::{self, Clock, Gic, KvmVcpu};
-use crate::vcpu::Vcpu as _;
+use crate::vcpu::{Traps, Vcpu as _, Watched};
 
 /// A vCPU that takes longer from one ring to the next than this does not come to it: a step takes some milliseconds, on an
 /// emulated host under load some tenths of a second.
@@ -74,6 +74,8 @@ struct Cpu {
     beyond: bool,
     hand: Option<Hand>,
     parked: bool,
+    /// Where it has a breakpoint.
+    spins_at: Option<u64>,
 }
 
 /// What lies around the vCPUs.
@@ -88,6 +90,8 @@ pub(super) struct Around {
     pub(super) real_time: bool,
     /// What decides at which instruction a wedged CPU spins.
     pub(super) seed: u64,
+    /// The words of acks that a CPU's watchpoints suffice for.
+    pub(super) watched: Vec<Watched>,
     /// When to give up.
     pub(super) deadline: Instant,
 }
@@ -98,6 +102,8 @@ pub(super) struct Steps<'a> {
     quiesced: Quiesced<'a, KvmVcpu>,
     around: Around,
     watch: Watch,
+    /// Where watchpoints saw the last step store.
+    stored: Vec<u64>,
     cpus: Vec<Cpu>,
     priorities: [u8; 16],
     current: usize,
@@ -140,6 +146,7 @@ impl<'a> Steps<'a> {
         let mut steps = Self {
             scenario,
             watch: Watch::new(memory, around.image.statics, scenario.cpus, scenario.driver),
+            stored: Vec::new(),
             cpus: cpus.collect(),
             priorities: around.gic.priorities(around.mpidrs[0])?,
             current: 0,
@@ -161,6 +168,7 @@ impl<'a> Steps<'a> {
         };
         steps.around.tap.take();
         for cpu in 0..steps.cpus.len() {
+            steps.arm(cpu, true)?;
             let id = CpuId(cpu as u16);
             if !scenario.offline.contains(id) || steps.cpus[cpu].task.is_some() {
                 steps.walk(cpu)?;
@@ -326,6 +334,9 @@ impl<'a> Steps<'a> {
                 return Ok(());
             }
             (Trap::Tapped, Some(_)) => {}
+            (Trap::Watchpoint { address }, _) => {
+                unreachable!("no watchpoint is set behind the first store, to {address:#x}")
+            }
         }
         let word = ring.expect("it has rung");
         let ring = Ring::of(word).ok_or(Error::Ring { cpu, word })?;
@@ -483,16 +494,49 @@ impl<'a> Steps<'a> {
         let hand = self.cpus[cpu].hand;
         let id = CpuId(cpu as u16);
         for (whose, what) in self.watch.changes(&*memory, id, hand, wire) {
-            let seen = match what {
+            let seen = match &what {
                 What::Wire(_) => Seen::Trapped,
+                What::Clears { word, .. }
+                    if self.stored.contains(&self.watch.watched(*word).address) =>
+                {
+                    Seen::Trapped
+                }
                 _ => Seen::Quiesce,
             };
             self.say(whose.index(), seen, what);
         }
     }
 
-    /// Lets one vCPU into the guest, with the counter where it stood when the last one came out.
+    /// Sets a CPU's debug registers: its breakpoint if it has one, and its watchpoints or none.
+    fn arm(&self, cpu: usize, watching: bool) -> Result<(), Error> {
+        let traps = Traps {
+            breakpoint: self.cpus[cpu].spins_at,
+            watchpoints: if watching {
+                self.around.watched.clone()
+            } else {
+                Vec::new()
+            },
+        };
+        self.on(cpu, move |vcpu| vcpu.trap_on(&traps))
+    }
+
+    /// Lets one vCPU into the guest until something other than a watched store ends its step.
     fn step(&mut self, cpu: usize) -> Result<Trap, Error> {
+        self.stored.clear();
+        let trap = self.enter(cpu)?;
+        let Trap::Watchpoint { address } = trap else {
+            return Ok(trap);
+        };
+        self.stored.push(address);
+        // It stands before the store. A step stores to one watched word, and nobody else runs meanwhile.
+        self.arm(cpu, false)?;
+        let trap = self.enter(cpu)?;
+        self.arm(cpu, true)?;
+        Ok(trap)
+    }
+
+    /// Lets one vCPU into the guest, with the counter where it stood when the last one came out.
+    fn enter(&mut self, cpu: usize) -> Result<Trap, Error> {
         if let Some(counter) = self.counter {
             self.around.clock.set(counter)?;
         }
@@ -575,7 +619,8 @@ impl<'a> Steps<'a> {
                 Some(pc) => pc,
                 None => self.interrupted_at(cpu)?.pc,
             };
-            self.on(cpu, move |vcpu| vcpu.break_at(Some(pc)))?;
+            self.cpus[cpu].spins_at = Some(pc);
+            self.arm(cpu, true)?;
         }
         if hold.manner != Manner::Freeze && self.deliverable(cpu).is_none() {
             // Now it really spins: in the driver's loop, or at its one instruction.
@@ -611,7 +656,8 @@ impl<'a> Steps<'a> {
             if over {
                 self.cpus[cpu].hold = None;
                 if held.manner == Manner::Spin {
-                    self.on(cpu, |vcpu| vcpu.break_at(None))?;
+                    self.cpus[cpu].spins_at = None;
+                    self.arm(cpu, true)?;
                 }
                 self.say(cpu, Seen::Trapped, What::Releases);
             }

@@ -10,6 +10,7 @@ use vmm_core::evidence::{Hand, Note, What};
 use vmm_core::scenario::Driver;
 
 use super::image::Statics;
+use crate::vcpu::{Watched, Width};
 
 /// Guest memory, as far as a payload's statics lie in it.
 pub(super) trait Memory {
@@ -74,6 +75,11 @@ impl Watch {
         };
         watch.take_words(memory);
         watch
+    }
+
+    /// A word in which acks are seen.
+    pub(super) fn watched(&self, word: Word) -> Watched {
+        watched(&self.statics, word)
     }
 
     fn take_words(&mut self, memory: &dyn Memory) {
@@ -177,6 +183,17 @@ impl Watch {
             memory.word(self.statics.port_lock) == own
         }
     }
+}
+
+/// Where a word lies in which acks are seen. With no more than 64 CPUs a mask is its first eight bytes.
+pub(super) fn watched(statics: &Statics, word: Word) -> Watched {
+    let (address, width) = match word {
+        Word::StopMask => (statics.stop_mask, Width::Doubleword),
+        Word::Counter => (statics.counter, Width::Word),
+        Word::OnlineMask => (statics.online_mask, Width::Doubleword),
+        Word::OnlineCount => (statics.online_count, Width::Word),
+    };
+    Watched { address, width }
 }
 
 fn note(memory: &dyn Memory, statics: Statics, cpu: u16) -> Note {
