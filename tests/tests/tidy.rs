@@ -128,7 +128,7 @@ const VMM_ROOMS: &[(&str, &[&str])] = &[
     ("deadline", &[]),
     ("host", &["kvm"]),
     ("kvm", &["vcpu"]),
-    ("lab", &["console", "sys"]),
+    ("lab", &["console", "kvm", "sys"]),
     ("machine", &["kvm", "vcpu"]),
     ("subject", &["conductor", "kvm", "machine", "vcpu"]),
     ("sys", &[]),

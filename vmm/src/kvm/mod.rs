@@ -10,6 +10,7 @@ mod ioctl;
 mod kick;
 mod probe;
 mod reg;
+mod resident;
 mod vcpu;
 mod vm;
 
@@ -17,5 +18,6 @@ pub use clock::Clock;
 pub use error::Error;
 pub use gic::{Gic, Interrupts};
 pub use probe::{debug_registers, probe};
+pub use resident::Resident;
 pub use vcpu::{KvmKick, KvmVcpu, Loose};
 pub use vm::{Bare, GicRegions, Peopled, Vm, Wire};

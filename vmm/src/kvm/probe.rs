@@ -32,7 +32,7 @@ pub(super) fn open() -> Result<Kvm, NoKvm> {
     Kvm::new().map_err(broken)
 }
 
-fn broken(error: kvm_ioctls::Error) -> NoKvm {
+pub(super) fn broken(error: kvm_ioctls::Error) -> NoKvm {
     NoKvm::Broken(error.to_string())
 }
 

@@ -133,6 +133,9 @@ fn serve(memory: u64) -> Result<(), Error> {
     let grounds =
         Grounds::new(Path::new(FOLDER), Some(Path::new(GROUPS)), memory).map_err(AgentError)?;
     let writing = port.try_clone().map_err(Error::Port)?;
+    // Without KVM each verb says for itself what it lacks.
+    #[cfg(target_arch = "aarch64")]
+    let _resident = crate::kvm::Resident::new();
     agent::serve(port, writing, grounds).map_err(AgentError)?;
     Ok(())
 }
