@@ -142,6 +142,7 @@ const CORE_ROOMS: &[(&str, &[&str])] = &[
     ("console", &["pl011"]),
     ("evidence", &["arm"]),
     ("host", &[]),
+    ("inspect", &["arm"]),
     (
         "model",
         &["arm", "choose", "evidence", "oracle", "scenario"],

@@ -6,6 +6,7 @@ pub mod choose;
 pub mod console;
 pub mod evidence;
 pub mod host;
+pub mod inspect;
 pub mod model;
 pub mod oracle;
 pub mod pl011;
