@@ -2,14 +2,18 @@
 //! gives an error that names the object, never a panic and never a loop without a bound.
 
 mod memory;
+mod space;
 #[cfg(test)]
 mod tests;
 mod vmcoreinfo;
+mod walk;
 
 pub use memory::{Memory, OutsideOfRam};
+pub use space::KernelSpace;
 pub use vmcoreinfo::Vmcoreinfo;
+pub use walk::{Granule, Tables, Translation, TranslationRegisters, WalkFault};
 
-use crate::arm::PhysicalAddress;
+use crate::arm::{KernelVa, PhysicalAddress};
 
 /// Why a fact can't be had from memory.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -49,6 +53,30 @@ pub enum InspectError {
         value: String,
         /// What should.
         wanted: &'static str,
+    },
+    /// An address without a translation.
+    #[error("{va}: {fault}")]
+    Walk {
+        /// The address.
+        va: KernelVa,
+        /// Where the walk ended.
+        fault: WalkFault,
+    },
+    /// An object whose address can't be translated.
+    #[error("{object}: {error}")]
+    Unreadable {
+        /// What was read.
+        object: String,
+        /// Why it can't be.
+        error: Box<InspectError>,
+    },
+    /// Bytes that no intact kernel has there.
+    #[error("{object} is damaged, or of a layout that is not known: {what}")]
+    Damaged {
+        /// What was read.
+        object: String,
+        /// What is wrong with it.
+        what: String,
     },
 }
 

@@ -22,6 +22,12 @@ impl Image {
         self.0[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
+    pub(super) fn u64(&self, at: u64) -> u64 {
+        let mut word = [0; 8];
+        self.read(PhysicalAddress(at), &mut word).unwrap();
+        u64::from_le_bytes(word)
+    }
+
     /// The note as `append_elf_note()` writes it.
     pub(super) fn write_vmcoreinfo(&mut self, at: u64, text: &str) {
         for (at, word) in (at..).step_by(4).zip([11, text.len() as u32, 0]) {
