@@ -1,6 +1,7 @@
 //! Bytes of a guest's memory become facts about its kernel (docs/inspect.md). Nothing here trusts a byte: damaged memory
 //! gives an error that names the object, never a panic and never a loop without a bound.
 
+mod kallsyms;
 mod memory;
 mod space;
 #[cfg(test)]
@@ -8,6 +9,7 @@ mod tests;
 mod vmcoreinfo;
 mod walk;
 
+pub use kallsyms::{Form, Symbol, SymbolOffset, Symbols};
 pub use memory::{Memory, OutsideOfRam};
 pub use space::KernelSpace;
 pub use vmcoreinfo::Vmcoreinfo;
@@ -69,6 +71,29 @@ pub enum InspectError {
         object: String,
         /// Why it can't be.
         error: Box<InspectError>,
+    },
+    /// A symbol that the kernel does not show.
+    #[error(
+        "the kernel has no symbol {name}: variables are in kallsyms only with CONFIG_KALLSYMS_ALL, and without it only those \
+         that are exported can be found"
+    )]
+    NoSymbol {
+        /// Its name.
+        name: String,
+    },
+    /// Statics of several files share the name.
+    #[error("the kernel has {times} symbols {name}")]
+    AmbiguousSymbol {
+        /// Their name.
+        name: String,
+        /// How many there are.
+        times: usize,
+    },
+    /// The distance from a symbol is no number.
+    #[error("{place}: what follows the plus sign is no number: write symbol+0x10 or symbol+16")]
+    BadOffset {
+        /// Symbol and distance.
+        place: String,
     },
     /// Bytes that no intact kernel has there.
     #[error("{object} is damaged, or of a layout that is not known: {what}")]

@@ -1,6 +1,6 @@
 //! The kernel's virtual memory, from what VMCOREINFO says alone: no vCPU's registers are needed.
 
-use super::walk::{Granule, Tables, Translation};
+use super::walk::{Granule, Tables, Translation, WalkFault};
 use super::{InspectError, Memory, Vmcoreinfo};
 use crate::arm::{KernelVa, PhysicalAddress};
 
@@ -48,9 +48,12 @@ impl<'m, M: Memory + ?Sized> KernelSpace<'m, M> {
 
     /// Translates an address of the kernel.
     pub fn translate(&self, va: KernelVa) -> Result<Translation, InspectError> {
-        self.tables
-            .walk(self.memory, va)
-            .map_err(|fault| InspectError::Walk { va, fault })
+        let walked = if va.is_upper() {
+            self.tables.walk(self.memory, va)
+        } else {
+            Err(WalkFault::LowerHalf)
+        };
+        walked.map_err(|fault| InspectError::Walk { va, fault })
     }
 
     /// Fills `into` with an object's bytes, across pages that need not be neighbours.

@@ -112,6 +112,8 @@ pub enum WalkFault {
         /// Bits that are translated.
         input_bits: u32,
     },
+    /// Not an address of the kernel: bit 55 is clear.
+    LowerHalf,
     /// TCR_EL1.EPD0 or EPD1 turns walks of this half off.
     Disabled,
     /// TCR_EL1 holds a value that the architecture does not have.
@@ -152,6 +154,7 @@ impl fmt::Display for WalkFault {
             Self::NotCanonical { input_bits } => {
                 write!(f, "not an address of {input_bits} bits")
             }
+            Self::LowerHalf => f.write_str("not an address of the kernel"),
             Self::Disabled => f.write_str("TCR_EL1 turns walks of this half off"),
             Self::BadControl { tcr } => write!(f, "TCR_EL1 {tcr:#x} describes no tables"),
             Self::Invalid {

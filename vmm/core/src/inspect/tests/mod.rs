@@ -1,6 +1,8 @@
 //! The parsers on memory that these tests make themselves, whole and damaged.
 
+mod guest;
 mod image;
+mod kallsyms;
 mod space;
 mod tables;
 mod vmcoreinfo;
