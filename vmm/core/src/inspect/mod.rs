@@ -3,6 +3,7 @@
 
 mod kallsyms;
 mod memory;
+mod printk;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ mod walk;
 
 pub use kallsyms::{Form, Symbol, SymbolOffset, Symbols};
 pub use memory::{Memory, OutsideOfRam};
+pub use printk::{Caller, Gap, GapReason, LogRing, Record, RecordState};
 pub use space::KernelSpace;
 pub use vmcoreinfo::Vmcoreinfo;
 pub use walk::{Granule, Tables, Translation, TranslationRegisters, WalkFault};

@@ -7,6 +7,8 @@ use crate::inspect::{Granule, InspectError, KernelSpace, Vmcoreinfo};
 /// Where the image is mapped.
 pub(super) const KERNEL: u64 = 0xffff_8000_8000_0000;
 const IMAGE_BYTES: u64 = 0x10_0000;
+/// `swapper_pg_dir` lies behind the read-only data; objects go between it and the image's start.
+const SWAPPER: u64 = 0x7_0000;
 
 pub(super) struct Guest {
     pub(super) image: Image,
@@ -22,7 +24,7 @@ impl Guest {
             granule: Granule::K4,
             input_bits: 48,
             lpa2: false,
-            root: RAM,
+            root: RAM + SWAPPER,
             free: RAM + IMAGE_BYTES,
         };
         for page in (0..IMAGE_BYTES).step_by(4096) {
@@ -31,8 +33,9 @@ impl Guest {
         Self {
             image,
             lines: format!(
-                "OSRELEASE=6.12.0\nPAGESIZE=4096\nNUMBER(VA_BITS)=48\nSYMBOL(swapper_pg_dir)={KERNEL:x}\n\
-                 NUMBER(kimage_voffset)={:#x}\n",
+                "OSRELEASE=6.12.0\nPAGESIZE=4096\nNUMBER(VA_BITS)=48\nSYMBOL(swapper_pg_dir)={:x}\n\
+                 SYMBOL(_stext)={KERNEL:x}\nNUMBER(kimage_voffset)={:#x}\n",
+                KERNEL + SWAPPER,
                 KERNEL - RAM
             ),
             free: KERNEL + 0x1000,

@@ -3,6 +3,7 @@
 mod guest;
 mod image;
 mod kallsyms;
+mod printk;
 mod space;
 mod tables;
 mod vmcoreinfo;
