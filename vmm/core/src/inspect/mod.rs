@@ -2,6 +2,7 @@
 //! gives an error that names the object, never a panic and never a loop without a bound.
 
 mod kallsyms;
+mod ksymtab;
 mod memory;
 mod printk;
 mod space;
@@ -11,6 +12,7 @@ mod vmcoreinfo;
 mod walk;
 
 pub use kallsyms::{Form, Symbol, SymbolOffset, Symbols};
+pub use ksymtab::Exports;
 pub use memory::{Memory, OutsideOfRam};
 pub use printk::{Caller, Gap, GapReason, LogRing, Record, RecordState};
 pub use space::KernelSpace;

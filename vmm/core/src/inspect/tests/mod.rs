@@ -3,6 +3,7 @@
 mod guest;
 mod image;
 mod kallsyms;
+mod ksymtab;
 mod printk;
 mod space;
 mod tables;
