@@ -142,7 +142,7 @@ const CORE_ROOMS: &[(&str, &[&str])] = &[
     ("console", &["pl011"]),
     ("evidence", &["arm"]),
     ("host", &[]),
-    ("inspect", &["arm"]),
+    ("inspect", &["arm", "evidence"]),
     (
         "model",
         &["arm", "choose", "evidence", "oracle", "scenario"],

@@ -1,6 +1,7 @@
 //! Bytes of a guest's memory become facts about its kernel (docs/inspect.md). Nothing here trusts a byte: damaged memory
 //! gives an error that names the object, never a panic and never a loop without a bound.
 
+mod facts;
 mod kallsyms;
 mod ksymtab;
 mod memory;
@@ -11,6 +12,7 @@ mod tests;
 mod vmcoreinfo;
 mod walk;
 
+pub use facts::{ConsoleFacts, Kernel, StopFacts, SystemState};
 pub use kallsyms::{Form, Symbol, SymbolOffset, Symbols};
 pub use ksymtab::Exports;
 pub use memory::{Memory, OutsideOfRam};

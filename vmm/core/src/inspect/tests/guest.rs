@@ -64,6 +64,11 @@ impl Guest {
         Vmcoreinfo::parse(&self.lines).unwrap()
     }
 
+    /// Writes the VMCOREINFO to where a scan finds it.
+    pub(super) fn describe(&mut self, at: u64) {
+        self.image.write_vmcoreinfo(at, &self.lines);
+    }
+
     pub(super) fn with<T>(
         &self,
         read: impl FnOnce(&KernelSpace<'_, Image>, &Vmcoreinfo) -> Result<T, InspectError>,
