@@ -1,5 +1,6 @@
 //! The parsers on memory that these tests make themselves, whole and damaged.
 
+mod corpus;
 mod facts;
 mod guest;
 mod image;
