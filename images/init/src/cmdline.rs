@@ -7,6 +7,10 @@ pub(crate) struct Parameters<'a> {
     pub(crate) run: Option<&'a str>,
     /// `init.end=`: how the guest is to end.
     pub(crate) end: Option<&'a str>,
+    /// `init.talk=`: on which CPUs somebody is to talk.
+    pub(crate) talk: Option<&'a str>,
+    /// `init.trigger=`: what is to crash the kernel, and where.
+    pub(crate) trigger: Option<&'a str>,
 }
 
 impl<'a> Parameters<'a> {
@@ -17,6 +21,8 @@ impl<'a> Parameters<'a> {
             match word.split_once('=') {
                 Some(("init.run", value)) => parameters.run = Some(unquoted(value)),
                 Some(("init.end", value)) => parameters.end = Some(unquoted(value)),
+                Some(("init.talk", value)) => parameters.talk = Some(unquoted(value)),
+                Some(("init.trigger", value)) => parameters.trigger = Some(unquoted(value)),
                 _ => {}
             }
         }
@@ -109,6 +115,15 @@ mod tests {
         assert_eq!(
             Parameters::parse("init.end=reboot panic=-1\n").end,
             Some("reboot")
+        );
+    }
+
+    #[test]
+    fn talkers_and_triggers_are_read() {
+        let parameters = Parameters::parse("init.talk=1,3 init.trigger=\"exit@2\"\n");
+        assert_eq!(
+            (parameters.talk, parameters.trigger),
+            (Some("1,3"), Some("exit@2"))
         );
     }
 }

@@ -1,22 +1,33 @@
 //! PID 1 of a Linux guest: mounts what every program expects, runs the command that the kernel's command line names, says how it ended,
 //! and ends the guest.
 //!
-//! `init.run=COMMAND` is what busybox's shell is to run, in double quotes if it holds a blank; without it there is a shell on the
-//! console. `init.end=poweroff|reboot|halt|shell` is what comes then, `poweroff` if nothing is said.
+//! `init.talk=CPUS` starts a talker on each of these CPUs (`1`, `0,2-3`), which writes long records to the kernel's log for ever.
+//! `init.run=COMMAND` is what busybox's shell is to run, in double quotes if it holds a blank; with neither it nor a trigger there is a
+//! shell on the console. `init.trigger=TRIGGER@CPU` then crashes or ends the kernel from that CPU; several, with commas between, all
+//! at once ([`trigger::Act`]). `init.end=poweroff|reboot|halt|shell` is what comes then, `poweroff` if nothing is said.
+//!
+//! A talker has begun, and a trigger is armed, before anything that comes later is started. Each is a process of its own, so that
+//! PID 1 is the one thread of its group and dies where it stands: only `exit` is done by PID 1 itself.
 //!
 //! Its last word on the console is `init: exit CODE` or `init: killed by signal N`, which a caller can wait for.
 
 #![forbid(unsafe_code)]
 
 mod cmdline;
+mod cpus;
 mod end;
+mod knobs;
 mod mounts;
 mod process;
+mod talker;
+mod trigger;
 
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use cmdline::Parameters;
+use cpus::Cpus;
 use end::End;
+use trigger::Trigger;
 
 /// What PID 1 could not do.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +49,64 @@ enum Error {
     },
     #[error("cannot wait for a child: {0}")]
     Wait(rustix::io::Errno),
+    #[error("init.talk={0}: it is a list of CPUs, such as 1 or 0,2-3")]
+    UnknownCpus(String),
+    #[error(
+        "init.trigger={0}: it is TRIGGER@CPU, several of them with commas between; TRIGGER is one of {words}",
+        words = trigger::Act::words()
+    )]
+    UnknownTrigger(String),
+    #[error("init.trigger={0}: PID 1 can exit once only")]
+    TwoExits(String),
+    #[error("cannot move to CPU {cpu}: {source}; is it online?")]
+    Pin { cpu: u32, source: rustix::io::Errno },
+    #[error("cannot open {path}: {source}; {needs}")]
+    Open {
+        path: &'static str,
+        needs: &'static str,
+        source: std::io::Error,
+    },
+    #[error("cannot write {text:?} to {path}: {source}")]
+    Write {
+        path: &'static str,
+        text: &'static str,
+        source: std::io::Error,
+    },
+    #[error("{what} did not begin (see above)")]
+    NotBegun { what: String },
+    #[error("the kernel survived {trigger} ({outcome})")]
+    Survived {
+        trigger: Trigger,
+        outcome: process::Outcome,
+    },
+    #[error("cannot reboot: {0}")]
+    Reboot(rustix::io::Errno),
+    #[error("{0:?}: PID 1 starts its children as talk CPU, or trigger TRIGGER@CPU")]
+    UnknownRole(Vec<String>),
 }
 
-fn main() {
+fn main() -> ExitCode {
+    // The kernel hands words of its command line that it does not know to PID 1 as arguments.
+    if std::process::id() == 1 {
+        pid1()
+    }
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let error = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [talker::ROLE, cpu] => match cpu.parse() {
+            Ok(cpu) => talker::talk(cpu),
+            Err(_) => Error::UnknownCpus(cpu.to_owned()),
+        },
+        [trigger::ROLE, word] => match Trigger::parse(word) {
+            Some(trigger) => trigger.serve(),
+            None => Error::UnknownTrigger(word.to_owned()),
+        },
+        _ => Error::UnknownRole(arguments),
+    };
+    eprintln!("init: {error}");
+    ExitCode::FAILURE
+}
+
+fn pid1() -> ! {
     let end = serve().unwrap_or_else(|error| {
         eprintln!("init: {error}");
         End::PowerOff
@@ -64,11 +130,24 @@ fn serve() -> Result<End, Error> {
         Some("shell") => None,
         Some(word) => Some(End::from_word(word).ok_or_else(|| Error::UnknownEnd(word.to_owned()))?),
     };
+    let talkers = match parameters.talk {
+        None => Cpus::default(),
+        Some(list) => Cpus::parse(list).ok_or_else(|| Error::UnknownCpus(list.to_owned()))?,
+    };
+    let triggers = match parameters.trigger {
+        None => Vec::new(),
+        Some(list) => trigger::parse_all(list)?,
+    };
+
+    talker::start(&talkers)?;
     if let Some(command) = parameters.run {
         println!(
             "init: {}",
             process::run(Command::new("/bin/sh").args(["-c", command]))?
         );
+    }
+    if !triggers.is_empty() {
+        return Err(trigger::pull(&triggers)?);
     }
     if parameters.run.is_none() || end.is_none() {
         println!("init: {}", process::run(&mut shell())?);

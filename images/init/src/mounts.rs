@@ -24,12 +24,19 @@ const NO_PROGRAMS: MountFlags = MountFlags::NOSUID
 
 /// Mounts them in order.
 pub(crate) fn mount_all() -> Result<(), Error> {
-    for (kind, target, flags) in ALL {
-        mount(kind, target, kind, flags, None).map_err(|source| Error::Mount {
-            kind,
-            target,
-            source,
-        })?;
-    }
-    Ok(())
+    ALL.into_iter()
+        .try_for_each(|(kind, target, flags)| one(kind, target, flags))
+}
+
+/// Mounts where the kernel's own tests are. Its mount point is a folder of sysfs, which a kernel without debugfs lacks.
+pub(crate) fn debugfs() -> Result<(), Error> {
+    one("debugfs", "/sys/kernel/debug", NO_PROGRAMS)
+}
+
+fn one(kind: &'static str, target: &'static str, flags: MountFlags) -> Result<(), Error> {
+    mount(kind, target, kind, flags, None).map_err(|source| Error::Mount {
+        kind,
+        target,
+        source,
+    })
 }

@@ -1,7 +1,8 @@
 //! Children, as PID 1 has them: its own, and every orphan of the guest.
 
 use std::fmt;
-use std::process::Command;
+use std::io::{Read, Write};
+use std::process::{Child, Command};
 
 use rustix::process::{WaitOptions, WaitStatus, wait};
 
@@ -35,12 +36,36 @@ impl Outcome {
     }
 }
 
+/// Starts a command.
+pub(crate) fn spawn(command: &mut Command) -> Result<Child, Error> {
+    command.spawn().map_err(|source| Error::Spawn {
+        program: command.get_program().to_string_lossy().into_owned(),
+        source,
+    })
+}
+
 /// Runs a command to its end with the console as its input and output, and reaps whatever else ends meanwhile.
 pub(crate) fn run(command: &mut Command) -> Result<Outcome, Error> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let child = command
-        .spawn()
-        .map_err(|source| Error::Spawn { program, source })?;
+    let child = spawn(command)?;
+    Ok(first_of(&[child.id()])?.1)
+}
+
+/// Waits for the byte by which a child says that it has begun.
+pub(crate) fn begun(child: &mut Child, what: impl FnOnce() -> String) -> Result<(), Error> {
+    let mut says = child.stdout.take().expect("its output is a pipe");
+    says.read_exact(&mut [0])
+        .map_err(|_| Error::NotBegun { what: what() })
+}
+
+/// Says to whoever started this process that it has begun.
+pub(crate) fn say_begun() {
+    let mut stdout = std::io::stdout();
+    // Nobody listens any more where PID 1 has given up already.
+    let _ = stdout.write_all(b".").and_then(|()| stdout.flush());
+}
+
+/// Waits until one of these children ends, and reaps whatever else ends meanwhile.
+pub(crate) fn first_of(children: &[u32]) -> Result<(u32, Outcome), Error> {
     loop {
         // Not Child::wait: orphans are handed to PID 1, and would stay zombies.
         let (pid, status) = match wait(WaitOptions::empty()) {
@@ -48,10 +73,11 @@ pub(crate) fn run(command: &mut Command) -> Result<Outcome, Error> {
             Err(rustix::io::Errno::INTR) => continue,
             Err(error) => return Err(Error::Wait(error)),
         };
-        if pid.as_raw_nonzero().get().unsigned_abs() == child.id()
+        let pid = pid.as_raw_nonzero().get().unsigned_abs();
+        if children.contains(&pid)
             && let Some(outcome) = Outcome::of(status)
         {
-            return Ok(outcome);
+            return Ok((pid, outcome));
         }
     }
 }

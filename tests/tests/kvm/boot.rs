@@ -49,6 +49,10 @@ pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
         "boot::the_seed_places_the_kernel",
         the_seed_places_the_kernel,
     ));
+    trials.push(lab.trial(
+        "boot::init_panics_on_the_cpu_of_its_trigger_while_another_talks",
+        init_panics_on_the_cpu_of_its_trigger_while_another_talks,
+    ));
     trials
 }
 
@@ -204,6 +208,26 @@ fn the_console_can_be_a_file(lab: &Lab) {
             && !text.contains('x'.to_string().repeat(9).as_str()),
         "{text}"
     );
+}
+
+fn init_panics_on_the_cpu_of_its_trigger_while_another_talks(lab: &Lab) {
+    let (kernel, initrd) = (debian_6_12(), initrd());
+    lab.vmm([
+        "boot",
+        "--cpus",
+        "3",
+        "--kernel",
+        kernel.to_str().unwrap(),
+        "--initrd",
+        initrd.to_str().unwrap(),
+        "--cmdline",
+        "console=ttyAMA0 quiet panic=-1 init.talk=1 init.trigger=exit@2",
+    ])
+    .run()
+    .exits(3)
+    .says("CPU 1 talks, record 0: ")
+    .says("Kernel panic - not syncing: Attempted to kill init!")
+    .says("CPU: 2 UID: 0 PID: 1 Comm: init ");
 }
 
 /// Where Linux says it is, given a seed.
