@@ -30,7 +30,7 @@ GOALS := $(or $(MAKECMDGOALS),$(.DEFAULT_GOAL))
 # Where arm64 KVM is at hand nothing runs in the lab.
 LAB := $(if $(and $(filter aarch64,$(shell uname -m)),$(wildcard /dev/kvm)),,lab)
 # `make demo` and then `make test` are one set-up, so that they are one command to type where make may not install.
-PURPOSES := build $(if $(filter lab,$(GOALS)),lab) $(if $(filter images,$(GOALS)),guests) \
+PURPOSES := build $(if $(filter lab,$(GOALS)),lab) $(if $(filter images,$(GOALS)),guests) $(if $(filter kernels,$(GOALS)),kernels) \
             $(if $(filter install,$(GOALS)),$(LAB)) $(if $(filter bench,$(GOALS)),$(LAB) guests bench) \
             $(if $(filter demo test soak,$(GOALS)),$(LAB) guests test) $(if $(filter lint,$(GOALS)),lint)
 
@@ -100,6 +100,10 @@ init: $(INIT) ## PID 1 of the Linux guests, static for arm64
 
 .PHONY: images
 images: target/images/guest.cpio target/guests ## the initramfs of the Linux guests
+
+.PHONY: kernels
+kernels: target/guests ## the Linux guests that are built from Debian's source, one a stop protocol
+	@tools/kernels.sh
 
 .PHONY: lab
 lab: target/lab/vmlinuz target/lab/initrd.cpio ## the lab: an arm64 machine with KVM, for hosts that are none

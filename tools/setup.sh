@@ -4,7 +4,7 @@
 #
 #   usage: setup.sh GUEST_TARGET auto|path|debian PURPOSE...
 #
-# A purpose is build, lab, guests, test, bench or lint. Exit code 2: something is missing that cannot be had here; the message says what
+# A purpose is build, lab, guests, kernels, test, bench or lint. Exit code 2: something is missing that cannot be had here; the message says what
 # to do, and nothing was changed. Where nothing is missing nothing is asked of the network.
 #
 # The cache ($HOLDPOINT_CACHE):
@@ -12,6 +12,7 @@
 #   packages/NAME_VERSION_arm64+   the same with all packages that it depends on
 #   guests/NAME, parts/NAME, trees/NAME
 #                                  a row of images/manifest.toml: a link to one of them, or a folder with the file `skipped`
+#   kernels/KEY/NAME/              a guest kernel that tools/kernels.sh has built
 #   sysroot/VERSION/               the sysroot that lends Debian's rustc-web VERSION the arm64 standard library
 #   tools/NAME-VERSION/            a program from the crate registry
 #   partial/                       what is being fetched or unpacked; whatever is whole was renamed out of it
@@ -61,14 +62,14 @@ missing_of() { # missing_of PURPOSE: its packages that are not there
 rows() {
     awk -v wanted=" $purposes " '
         function row(   n, i, purpose) {
-            if (table == "") return
+            if (value["package"] == "") return
             n = split(value["purpose"], purpose, " ")
             for (i = 1; i <= n; i++) if (index(wanted, " " purpose[i] " ")) {
                 printf "%ss\t%s\t%s\t%s\t%s\n", table, value["name"], value["package"], value["otherwise"], value["what"]
                 return
             }
         }
-        /^\[\[/ { row(); table = $0; gsub(/[][]/, "", table); value["purpose"] = "guests"; value["otherwise"] = "-" }
+        /^\[\[/ { row(); table = $0; gsub(/[][]/, "", table); value["package"] = ""; value["purpose"] = "guests"; value["otherwise"] = "-" }
         /^[a-z]+ = / { key = $1; sub(/^[^\047]*\047/, ""); sub(/\047$/, ""); value[key] = $0 }
         END { row() }' "$here/../images/manifest.toml"
 }
