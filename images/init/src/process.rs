@@ -1,10 +1,12 @@
 //! Children, as PID 1 has them: its own, and every orphan of the guest.
 
+use std::ffi::CStr;
 use std::fmt;
 use std::io::{Read, Write};
 use std::process::{Child, Command};
 
 use rustix::process::{WaitOptions, WaitStatus, wait};
+use rustix::thread::set_name;
 
 use crate::Error;
 
@@ -55,6 +57,11 @@ pub(crate) fn begun(child: &mut Child, what: impl FnOnce() -> String) -> Result<
     let mut says = child.stdout.take().expect("its output is a pipe");
     says.read_exact(&mut [0])
         .map_err(|_| Error::NotBegun { what: what() })
+}
+
+/// Gives this process the name that the kernel's reports call it by.
+pub(crate) fn call_itself(name: &CStr) {
+    set_name(name).expect("a string that ends is all that the kernel asks for");
 }
 
 /// Says to whoever started this process that it has begun.

@@ -1,18 +1,20 @@
 //! Processes that keep the console busy.
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 use crate::cpus::{Cpus, pin};
 use crate::knobs::{open, put};
-use crate::process::{begun, say_begun};
+use crate::process::{begun, call_itself, say_begun};
 use crate::{Error, process};
 
 /// The first argument of a process that is a talker; its CPU is the second.
 pub(crate) const ROLE: &str = "talk";
 
 const LOG: &str = "/dev/kmsg";
+const CONSOLE: &str = "/sys/class/tty/console/active";
 const RATE: &str = "/proc/sys/kernel/printk_devkmsg";
 
 /// Starts a talker on each of these CPUs; on return each has written its first record.
@@ -38,30 +40,44 @@ fn record(cpu: u32, number: u64) -> String {
     format!("<2>CPU {cpu} talks, record {number}: {:.<300}|\n", "")
 }
 
+/// Writes a record, and comes back once the console has it.
+///
+/// Whoever writes while another CPU prints only leaves its record in the ring, in microseconds, and a panic would have to print a ring
+/// full of them. The name of the console is read under the console's lock, and whoever lets go of that prints what is left (Linux
+/// drivers/tty/tty_io.c, show_cons_active(); kernel/printk/printk.c, console_unlock()).
+fn say(log: &mut File, cpu: u32, number: u64) -> Result<(), Error> {
+    log.write_all(record(cpu, number).as_bytes())
+        .map_err(|source| Error::Write {
+            path: LOG,
+            text: "a record",
+            source,
+        })?;
+    std::fs::read(CONSOLE).map_err(|source| Error::Open {
+        path: CONSOLE,
+        needs: "the kernel has no CONFIG_TTY",
+        source,
+    })?;
+    Ok(())
+}
+
 /// Talks on a CPU; comes back only with what went wrong.
 pub(crate) fn talk(cpu: u32) -> Error {
-    let say = |log: &mut File, number| {
-        log.write_all(record(cpu, number).as_bytes())
-            .map_err(|source| Error::Write {
-                path: LOG,
-                text: "a record",
-                source,
-            })
-    };
-    let first = || {
-        pin(cpu)?;
-        let mut log = open(LOG, "the kernel has no CONFIG_PRINTK")?;
-        say(&mut log, 0)?;
-        Ok(log)
-    };
-    let mut log = match first() {
-        Ok(log) => log,
-        Err(error) => return error,
-    };
+    match begin_and_go_on(cpu) {
+        Err(error) => error,
+    }
+}
+
+fn begin_and_go_on(cpu: u32) -> Result<Infallible, Error> {
+    call_itself(c"talker");
+    pin(cpu)?;
+    let mut log = open(LOG, "the kernel has no CONFIG_PRINTK")?;
+    say(&mut log, cpu, 0)?;
     say_begun();
-    (1..)
-        .find_map(|number| say(&mut log, number).err())
-        .expect("the numbers do not end")
+    let mut number = 0;
+    loop {
+        number += 1;
+        say(&mut log, cpu, number)?;
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use crate::cpus::{number, pin};
 use crate::end::End;
 use crate::knobs::{open, put};
-use crate::process::{begun, say_begun};
+use crate::process::{begun, call_itself, say_begun};
 use crate::{Error, mounts, process};
 
 /// The first argument of a process that pulls a trigger; the trigger is the second.
@@ -162,6 +162,7 @@ impl Trigger {
     }
 
     fn arm_and_pull(self) -> Result<Infallible, Error> {
+        call_itself(c"trigger");
         pin(self.cpu)?;
         if self.act == Act::LockupDetector {
             let needs = "the kernel has no CONFIG_HARDLOCKUP_DETECTOR";
