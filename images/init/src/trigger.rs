@@ -23,7 +23,8 @@ pub(crate) enum Act {
     SysrqC,
     /// LKDTM's PANIC: a line of its own, then `panic()`.
     Panic,
-    /// LKDTM's PANIC_STOP_IRQOFF: `panic()` inside of `stop_machine()`, where all other CPUs have interrupts masked.
+    /// LKDTM's PANIC_STOP_IRQOFF: `panic()` inside of `stop_machine()`, where all other CPUs have interrupts masked. The last CPU to
+    /// come there panics, whichever was named.
     PanicStopIrqoff,
     /// LKDTM's HARDLOCKUP: the CPU turns in a circle with interrupts masked. Nothing else comes of it.
     Hardlockup,
