@@ -19,7 +19,7 @@ pub(crate) const ROLE: &str = "trigger";
 pub(crate) enum Act {
     /// PID 1 exits: `panic()` with nothing printed before it.
     Exit,
-    /// `c` to /proc/sysrq-trigger, which says so and then follows a null pointer.
+    /// `c` to /proc/sysrq-trigger: a line of its own, then `panic()`.
     SysrqC,
     /// LKDTM's PANIC: a line of its own, then `panic()`.
     Panic,
