@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::image::hand_over;
 use crate::arm::{KernelVa, PhysicalAddress};
 use crate::evidence::{Note, NoteState};
 use crate::inspect::{KernelSpace, Memory, OutsideOfRam, Vmcoreinfo};
@@ -32,12 +33,7 @@ impl Memory for Pieces {
             let from = at.0.checked_sub(*start)? as usize;
             bytes.get(from..from.checked_add(into.len())?)
         });
-        let outside = OutsideOfRam {
-            at,
-            bytes: into.len(),
-        };
-        into.copy_from_slice(bytes.ok_or(outside)?);
-        Ok(())
+        hand_over(at, bytes, into)
     }
 
     fn ram(&self) -> Vec<Range<PhysicalAddress>> {

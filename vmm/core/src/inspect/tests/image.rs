@@ -38,18 +38,24 @@ impl Image {
     }
 }
 
+/// What a read gives that found these bytes, or none.
+pub(super) fn hand_over(
+    at: PhysicalAddress,
+    found: Option<&[u8]>,
+    into: &mut [u8],
+) -> Result<(), OutsideOfRam> {
+    let bytes = into.len();
+    into.copy_from_slice(found.ok_or(OutsideOfRam { at, bytes })?);
+    Ok(())
+}
+
 impl Memory for Image {
     fn read(&self, at: PhysicalAddress, into: &mut [u8]) -> Result<(), OutsideOfRam> {
         let bytes = at.0.checked_sub(RAM).and_then(|from| {
             let from = usize::try_from(from).ok()?;
             self.0.get(from..from.checked_add(into.len())?)
         });
-        let outside = OutsideOfRam {
-            at,
-            bytes: into.len(),
-        };
-        into.copy_from_slice(bytes.ok_or(outside)?);
-        Ok(())
+        hand_over(at, bytes, into)
     }
 
     fn ram(&self) -> Vec<Range<PhysicalAddress>> {
