@@ -11,6 +11,8 @@ pub(crate) struct Parameters<'a> {
     pub(crate) talk: Option<&'a str>,
     /// `init.trigger=`: what is to crash the kernel, and where.
     pub(crate) trigger: Option<&'a str>,
+    /// `init.answer`: whoever holds the console's other end is to say when to go on.
+    pub(crate) answer: bool,
 }
 
 impl<'a> Parameters<'a> {
@@ -23,6 +25,7 @@ impl<'a> Parameters<'a> {
                 Some(("init.end", value)) => parameters.end = Some(unquoted(value)),
                 Some(("init.talk", value)) => parameters.talk = Some(unquoted(value)),
                 Some(("init.trigger", value)) => parameters.trigger = Some(unquoted(value)),
+                None if word == "init.answer" => parameters.answer = true,
                 _ => {}
             }
         }
@@ -125,5 +128,11 @@ mod tests {
             (parameters.talk, parameters.trigger),
             (Some("1,3"), Some("exit@2"))
         );
+    }
+
+    #[test]
+    fn a_word_without_a_value_asks_for_an_answer() {
+        assert!(Parameters::parse("quiet init.answer init.run=ls\n").answer);
+        assert!(!Parameters::parse("init.run=\"echo init.answer\" init.answers\n").answer);
     }
 }

@@ -6,6 +6,10 @@
 //! shell on the console. `init.trigger=TRIGGER@CPU` then crashes or ends the kernel from that CPU; several, with commas between, all
 //! at once ([`trigger::Act`]). `init.end=poweroff|reboot|halt|shell` is what comes then, `poweroff` if nothing is said.
 //!
+//! With `init.answer`, a word without a value, PID 1 writes the byte ENQ (0x05) to the console when all of this is ready and the
+//! triggers are armed, or after `init.run` where there are none, and goes on when it reads the byte ACK (0x06) there. Others are
+//! ignored.
+//!
 //! A talker has begun, and a trigger is armed, before anything that comes later is started. Each is a process of its own, so that
 //! PID 1 is the one thread of its group and dies where it stands: only `exit` is done by PID 1 itself.
 //!
@@ -13,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+mod answer;
 mod cmdline;
 mod cpus;
 mod end;
@@ -79,6 +84,15 @@ enum Error {
         trigger: Trigger,
         outcome: process::Outcome,
     },
+    #[error(
+        "cannot ask over {path}: {source}; init.answer needs a console that is a terminal, such as console=ttyAMA0"
+    )]
+    Console {
+        path: &'static str,
+        source: std::io::Error,
+    },
+    #[error("the console ended before it answered: init.answer waits for ACK (0x06)")]
+    NoAnswer,
     #[error("cannot reboot: {0}")]
     Reboot(rustix::io::Errno),
     #[error("{0:?}: PID 1 starts its children as talk CPU, or trigger TRIGGER@CPU")]
@@ -146,8 +160,12 @@ fn serve() -> Result<End, Error> {
             process::run(Command::new("/bin/sh").args(["-c", command]))?
         );
     }
+    let armed = trigger::arm(&triggers)?;
+    if parameters.answer {
+        answer::wait()?;
+    }
     if !triggers.is_empty() {
-        return Err(trigger::pull(&triggers)?);
+        return Err(armed.pull()?);
     }
     if parameters.run.is_none() || end.is_none() {
         println!("init: {}", process::run(&mut shell())?);

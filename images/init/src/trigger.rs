@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::io::{Read, Write};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 
 use crate::cpus::{number, pin};
 use crate::end::End;
@@ -106,8 +106,18 @@ pub(crate) fn parse_all(list: &str) -> Result<Vec<Trigger>, Error> {
     Ok(triggers)
 }
 
-/// Arms all triggers, then pulls them together. Comes back only with what the kernel survived.
-pub(crate) fn pull(triggers: &[Trigger]) -> Result<Error, Error> {
+/// Triggers that wait to be pulled.
+pub(crate) struct Armed {
+    /// PID 1 itself does it.
+    exits: bool,
+    /// Processes that do the others.
+    children: Vec<(u32, Trigger)>,
+    /// Their inputs, each of which waits for a byte.
+    let_go: Vec<ChildStdin>,
+}
+
+/// Arms all triggers.
+pub(crate) fn arm(triggers: &[Trigger]) -> Result<Armed, Error> {
     if triggers
         .iter()
         .any(|it| it.act.written().is_some_and(|(path, ..)| path == LKDTM))
@@ -115,8 +125,11 @@ pub(crate) fn pull(triggers: &[Trigger]) -> Result<Error, Error> {
         mounts::debugfs()?;
     }
     let (own, others): (Vec<_>, Vec<_>) = triggers.iter().partition(|it| it.act == Act::Exit);
-    let mut armed = Vec::new();
-    let mut let_go = Vec::new();
+    let mut armed = Armed {
+        exits: !own.is_empty(),
+        children: Vec::new(),
+        let_go: Vec::new(),
+    };
     for &trigger in others {
         let mut child = process::spawn(
             Command::new("/proc/self/exe")
@@ -125,24 +138,34 @@ pub(crate) fn pull(triggers: &[Trigger]) -> Result<Error, Error> {
                 .stdout(Stdio::piped()),
         )?;
         begun(&mut child, || trigger.to_string())?;
-        let_go.push(child.stdin.take().expect("its input is a pipe"));
-        armed.push((child.id(), trigger));
+        let input = child.stdin.take().expect("its input is a pipe");
+        armed.let_go.push(input);
+        armed.children.push((child.id(), trigger));
     }
     if let Some(exit) = own.first() {
         pin(exit.cpu)?;
     }
-    // The end of its input is what a trigger waits for.
-    drop(let_go);
-    if !own.is_empty() {
-        std::process::exit(0);
+    Ok(armed)
+}
+
+impl Armed {
+    /// Pulls them together. Comes back only with what the kernel survived.
+    pub(crate) fn pull(self) -> Result<Error, Error> {
+        for mut input in self.let_go {
+            // One that has ended already is what is waited for below.
+            let _ = input.write_all(b".");
+        }
+        if self.exits {
+            std::process::exit(0);
+        }
+        let ids: Vec<_> = self.children.iter().map(|it| it.0).collect();
+        let (id, outcome) = process::first_of(&ids)?;
+        let trigger = (self.children.into_iter())
+            .find(|it| it.0 == id)
+            .expect("it is one of these")
+            .1;
+        Ok(Error::Survived { trigger, outcome })
     }
-    let (id, outcome) = process::first_of(&armed.iter().map(|it| it.0).collect::<Vec<_>>())?;
-    let trigger = armed
-        .into_iter()
-        .find(|it| it.0 == id)
-        .expect("it is one of these")
-        .1;
-    Ok(Error::Survived { trigger, outcome })
 }
 
 impl Trigger {
@@ -155,7 +178,7 @@ impl Trigger {
         })
     }
 
-    /// Does it, as a process of its own, once its input ends. Comes back only with what went wrong.
+    /// Does it, as a process of its own, once its input has a byte. Comes back only with what went wrong.
     pub(crate) fn serve(self) -> Error {
         match self.arm_and_pull() {
             Err(error) => error,
@@ -177,8 +200,10 @@ impl Trigger {
             .map(|(path, text, needs)| open(path, needs).map(|file| (file, path, text)))
             .transpose()?;
         say_begun();
-        // An input that cannot be read has ended too.
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        if std::io::stdin().read_exact(&mut [0]).is_err() {
+            // PID 1 has given up, and its error is not to be buried under a crash.
+            std::process::exit(0);
+        }
         match file {
             Some((mut file, path, text)) => match file.write_all(text.as_bytes()) {
                 Ok(()) => std::process::exit(0),

@@ -53,6 +53,10 @@ pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
         "boot::init_panics_on_the_cpu_of_its_trigger_while_another_talks",
         init_panics_on_the_cpu_of_its_trigger_while_another_talks,
     ));
+    trials.push(lab.trial(
+        "boot::init_pulls_no_trigger_before_it_is_answered",
+        init_pulls_no_trigger_before_it_is_answered,
+    ));
     trials
 }
 
@@ -228,6 +232,46 @@ fn init_panics_on_the_cpu_of_its_trigger_while_another_talks(lab: &Lab) {
     .says("CPU 1 talks, record 0: ")
     .says("Kernel panic - not syncing: Attempted to kill init!")
     .says("CPU: 2 UID: 0 PID: 1 Comm: init ");
+}
+
+fn init_pulls_no_trigger_before_it_is_answered(lab: &Lab) {
+    const PANIC: &str = "Kernel panic - not syncing: ";
+    let (kernel, initrd) = (debian_6_12(), initrd());
+    let mut running = lab
+        .vmm([
+            "boot",
+            "--cpus",
+            "2",
+            "--kernel",
+            kernel.to_str().unwrap(),
+            "--initrd",
+            initrd.to_str().unwrap(),
+            "--cmdline",
+            "console=ttyAMA0 quiet panic=-1 init.talk=1 init.run=\"echo it ran\" init.answer init.trigger=sysrq-c@0,exit@0",
+        ])
+        .with_input()
+        .start();
+    running.wait_for("it ran");
+    running.wait_for("\x05");
+    // A line, Ctrl-C, Ctrl-S, Ctrl-Z: a terminal that is not raw would echo them, send signals, stop its output.
+    running.type_in(b"yes\r\n\x03\x13\x1a");
+    for _ in 0..3 {
+        running.wait_for("CPU 1 talks, record ");
+    }
+    running.type_in(b"\x06");
+    running.wait_for(PANIC);
+    let outcome = running.end().exits(3);
+    let (before, _) = outcome.stdout.split_once(PANIC).expect("it has come");
+    let (early, waiting) = before.split_once('\x05').expect("it has come");
+    assert!(
+        early.matches("CPU 1 talks, record ").count() > 0
+            && waiting.matches("CPU 1 talks, record ").count() > 2,
+        "{}",
+        outcome.story()
+    );
+    for echo in ["yes", "^C", "^Z", "^F", "\x06"] {
+        assert!(!waiting.contains(echo), "{echo:?}: {}", outcome.story());
+    }
 }
 
 /// Where Linux says it is, given a seed.
