@@ -140,6 +140,7 @@ const CORE_ROOMS: &[(&str, &[&str])] = &[
     ("arm", &[]),
     ("choose", &["arm"]),
     ("console", &["pl011"]),
+    ("era", &["inspect"]),
     ("evidence", &["arm"]),
     ("host", &[]),
     ("inspect", &["arm", "evidence"]),

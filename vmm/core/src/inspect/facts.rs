@@ -83,8 +83,7 @@ impl<'m, M: Memory + ?Sized> Kernel<'m, M> {
         let info = Vmcoreinfo::find(memory)?;
         let space = KernelSpace::new(memory, &info)?;
         let symbols = Symbols::read(&space, &info)?;
-        let has_variables = symbols.named("__cpu_online_mask").next().is_some();
-        let exports = match has_variables {
+        let exports = match symbols.have_variables() {
             true => None,
             false => Some(Exports::find(&space, &info, &symbols)?),
         };

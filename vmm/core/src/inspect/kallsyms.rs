@@ -63,7 +63,8 @@ impl fmt::Display for SymbolOffset<'_> {
 /// All symbols of the kernel image.
 #[derive(Clone, Debug)]
 pub struct Symbols {
-    form: Form,
+    /// None where they come from elsewhere than kallsyms.
+    form: Option<Form>,
     /// By address.
     symbols: Vec<Symbol>,
     /// Names to indices. Statics of different files may share one.
@@ -71,6 +72,25 @@ pub struct Symbols {
 }
 
 impl Symbols {
+    /// These, in whatever order they come.
+    pub fn new(mut symbols: Vec<Symbol>) -> Self {
+        // A stable sort: of those that share an address the first stays the first.
+        symbols.sort_by_key(|symbol| symbol.at);
+        Self::sorted(None, symbols)
+    }
+
+    fn sorted(form: Option<Form>, symbols: Vec<Symbol>) -> Self {
+        let mut by_name: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (index, symbol) in symbols.iter().enumerate() {
+            by_name.entry(symbol.name.clone()).or_default().push(index);
+        }
+        Self {
+            form,
+            symbols,
+            by_name,
+        }
+    }
+
     /// Reads the table that VMCOREINFO says where to find (since Linux commit 5fd8fea935a1, in v6.0).
     pub fn read(
         space: &KernelSpace<'_, impl Memory + ?Sized>,
@@ -83,25 +103,23 @@ impl Symbols {
         let tokens = Tokens::read(space, info)?;
         let names = Names::read(space, info, count, &tokens)?;
         let (form, addresses) = addresses(space, info, count)?;
-        let symbols: Vec<Symbol> = names
+        let symbols = names
             .into_iter()
             .zip(addresses)
             .map(|((kind, name), at)| Symbol { name, kind, at })
             .collect();
-        let mut by_name: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-        for (index, symbol) in symbols.iter().enumerate() {
-            by_name.entry(symbol.name.clone()).or_default().push(index);
-        }
-        Ok(Self {
-            form,
-            symbols,
-            by_name,
-        })
+        Ok(Self::sorted(Some(form), symbols))
     }
 
-    /// How the addresses are stored.
-    pub fn form(&self) -> Form {
+    /// How kallsyms stores the addresses, if the symbols are from there.
+    pub fn form(&self) -> Option<Form> {
         self.form
+    }
+
+    /// Whether variables are among them: without CONFIG_KALLSYMS_ALL kallsyms has functions only. Every kernel with SMP
+    /// has this one.
+    pub fn have_variables(&self) -> bool {
+        self.named("__cpu_online_mask").next().is_some()
     }
 
     /// All symbols, by address.
@@ -115,17 +133,19 @@ impl Symbols {
         indices.map(|index| &self.symbols[*index])
     }
 
-    /// The variables that are static in a function, by the name that they have in the source: the compiler adds a dot and a
-    /// number.
+    /// The variables that are static in a function, by the name that they have in the source: GCC adds a dot and a number,
+    /// Clang puts the function and a dot before it.
     pub fn function_statics(&self, name: &str) -> impl Iterator<Item = &Symbol> {
-        let prefix = format!("{name}.");
-        self.by_name
-            .range(prefix.clone()..)
-            .map_while(move |(key, indices)| {
-                key.strip_prefix(&prefix).map(|number| (number, indices))
-            })
-            .filter(|(number, _)| !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit()))
-            .flat_map(|(_, indices)| indices.iter().map(|index| &self.symbols[*index]))
+        self.symbols.iter().filter(move |symbol| {
+            let is_number =
+                |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
+            match symbol.name.split_once('.') {
+                Some((before, after)) => {
+                    before == name && is_number(after) || !before.is_empty() && after == name
+                }
+                None => false,
+            }
+        })
     }
 
     /// The one symbol of a name. Several of one name are an error: to guess would be to read another file's static.
