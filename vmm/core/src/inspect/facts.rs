@@ -96,6 +96,19 @@ impl<'m, M: Memory + ?Sized> Kernel<'m, M> {
         })
     }
 
+    /// The same with the symbols of its vmlinux, whose bytes these are: the kernel needs no kallsyms then.
+    pub fn with_vmlinux(memory: &'m M, cpus: u16, vmlinux: &[u8]) -> Result<Self, InspectError> {
+        let info = Vmcoreinfo::find(memory)?;
+        let symbols = Symbols::of_vmlinux(vmlinux, &info)?;
+        Ok(Self {
+            space: KernelSpace::new(memory, &info)?,
+            info,
+            symbols,
+            exports: None,
+            cpus,
+        })
+    }
+
     /// The address of a function or a variable.
     pub fn symbol(&self, name: &str) -> Result<KernelVa, InspectError> {
         match (self.symbols.address(name), &self.exports) {

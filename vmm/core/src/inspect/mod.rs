@@ -10,6 +10,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 mod vmcoreinfo;
+mod vmlinux;
 mod walk;
 
 pub use facts::{ConsoleFacts, Kernel, StopFacts, SystemState};
@@ -19,6 +20,7 @@ pub use memory::{Memory, OutsideOfRam};
 pub use printk::{Caller, Gap, GapReason, LogRing, Record, RecordState};
 pub use space::KernelSpace;
 pub use vmcoreinfo::Vmcoreinfo;
+pub use vmlinux::VmlinuxError;
 pub use walk::{Granule, Tables, Translation, TranslationRegisters, WalkFault};
 
 use crate::arm::{KernelVa, PhysicalAddress};
@@ -81,7 +83,7 @@ pub enum InspectError {
     /// A symbol that the kernel does not show.
     #[error(
         "the kernel has no symbol {name}: variables are in kallsyms only with CONFIG_KALLSYMS_ALL, and without it only those \
-         that are exported can be found"
+         that are exported can be found; a vmlinux of the same build has all"
     )]
     NoSymbol {
         /// Its name.
@@ -94,6 +96,12 @@ pub enum InspectError {
         name: String,
         /// How many there are.
         times: usize,
+    },
+    /// The file is not the running kernel's vmlinux.
+    #[error("the vmlinux is of no use: {error}")]
+    Vmlinux {
+        /// Why.
+        error: VmlinuxError,
     },
     /// The distance from a symbol is no number.
     #[error("{place}: what follows the plus sign is no number: write symbol+0x10 or symbol+16")]

@@ -10,4 +10,5 @@ mod printk;
 mod space;
 mod tables;
 mod vmcoreinfo;
+mod vmlinux;
 mod walk;
