@@ -140,7 +140,7 @@ const CORE_ROOMS: &[(&str, &[&str])] = &[
     ("arm", &[]),
     ("choose", &["arm"]),
     ("console", &["pl011"]),
-    ("era", &["inspect"]),
+    ("era", &["evidence", "inspect"]),
     ("evidence", &["arm"]),
     ("host", &[]),
     ("inspect", &["arm", "evidence"]),

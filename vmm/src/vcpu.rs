@@ -95,6 +95,8 @@ pub enum Exit {
         /// The virtual address that it is about to store to.
         address: u64,
     },
+    /// It has executed the one instruction that it was let go for ([`Traps::step`]).
+    Stepped,
     /// It powers itself off, where the VM has that told ([`Vcpu::power_off`] does it).
     PowersItselfOff,
     /// Somebody kicked it.
@@ -136,10 +138,12 @@ impl fmt::Display for Standing {
 /// What a vCPU is to leave the guest for before it does it. The host's debug registers must suffice.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Traps {
-    /// Executing the instruction at this virtual address.
-    pub breakpoint: Option<u64>,
+    /// Executing the instruction at one of these virtual addresses.
+    pub breakpoints: Vec<u64>,
     /// Storing to one of these words.
     pub watchpoints: Vec<Watched>,
+    /// Executing anything more than one instruction. That may be the first one of a vector, if an interrupt comes first.
+    pub step: bool,
 }
 
 /// A word whose change is waited for.

@@ -4,10 +4,12 @@
 //! there and those that are not (docs/stop-path.md has the table). Where kallsyms has no variables most signs can't be seen;
 //! what is left is then said to be possible, and no more.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
-use guest_abi::protocol::Protocol;
+use guest_abi::protocol::{Protocol, Step, Word};
 
+use crate::evidence::{Event, Hand, NoteState, StopKind, What};
 use crate::inspect::Symbols;
 
 /// What the symbols say.
@@ -173,6 +175,41 @@ impl Era {
     }
 }
 
+/// Those of the protocols whose handler takes its steps in the order in which every CPU of this run was seen to take them.
+pub fn fitting(
+    candidates: &[&'static Protocol],
+    stop: StopKind,
+    events: &[Event],
+) -> Vec<&'static Protocol> {
+    let step = |event: &Event| match &event.what {
+        What::Notes(note) if note.state() == NoteState::Complete => Some(Step::Save),
+        What::Clears {
+            word,
+            by: Hand::Handler,
+        } => match word {
+            Word::StopMask => Some(Step::ClearStopMask),
+            Word::Counter => Some(Step::DropCounter),
+            Word::OnlineMask => Some(Step::Offline),
+            Word::OnlineCount => None,
+        },
+        _ => None,
+    };
+    let fits = |protocol: &&'static Protocol| {
+        let handler = match stop {
+            StopKind::Plain => protocol.plain.handler.is,
+            StopKind::Crash => protocol.crash.handler.is,
+        };
+        let cpus: BTreeSet<_> = events.iter().map(|event| event.cpu).collect();
+        cpus.iter().all(|cpu| {
+            let own = events.iter().filter(|event| event.cpu == *cpu);
+            let mut rest = handler.iter();
+            own.filter_map(step)
+                .all(|step| rest.any(|next| *next == step))
+        })
+    };
+    candidates.iter().copied().filter(fits).collect()
+}
+
 /// `a, b and c`, or `none`.
 fn list<T: fmt::Display>(items: impl IntoIterator<Item = T>, and: &str) -> String {
     let mut items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
@@ -242,11 +279,54 @@ impl fmt::Display for Unknown {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
 
     use super::*;
-    use crate::arm::KernelVa;
+    use crate::arm::{CpuId, KernelVa};
+    use crate::evidence::{Note, Regs, Seen};
     use crate::inspect::Symbol;
+
+    #[test]
+    fn what_a_cpu_was_seen_to_do_tells_those_with_the_same_symbols_apart() {
+        let event = |what| Event {
+            at_us: 0,
+            cpu: CpuId(1),
+            seen: Seen::Trapped,
+            masks: None,
+            what,
+        };
+        let regs = Regs {
+            x: [1; 31],
+            sp: 1,
+            pc: 1,
+            pstate: 0,
+        };
+        let saves = event(What::Notes(Arc::new(Note::complete(&regs))));
+        let clears = |word| {
+            event(What::Clears {
+                word,
+                by: Hand::Handler,
+            })
+        };
+        let acks = clears(Word::StopMask);
+        let both = ["v1-proposal", "v1-corrected"].map(|name| Protocol::named(name).unwrap());
+        let told = |stop, events: &[Event]| {
+            let fitting = fitting(&both, stop, events);
+            fitting.iter().map(|it| it.name).collect::<Vec<_>>()
+        };
+        let (crash, plain) = (StopKind::Crash, StopKind::Plain);
+        assert_eq!(told(crash, &[acks.clone(), saves.clone()]), ["v1-proposal"]);
+        assert_eq!(told(crash, &[saves, acks.clone()]), ["v1-corrected"]);
+        let offline = clears(Word::OnlineMask);
+        assert_eq!(
+            told(plain, &[acks.clone(), offline.clone()]),
+            ["v1-proposal"]
+        );
+        assert_eq!(told(plain, &[offline, acks.clone()]), ["v1-corrected"]);
+        assert_eq!(told(crash, &[acks]).len(), 2, "one step tells nothing");
+    }
 
     /// Symbols as `nm` and /proc/kallsyms print them.
     fn symbols(lines: &str) -> Symbols {

@@ -6,12 +6,13 @@ mod here;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use guest_abi::protocol::{PROTOCOLS, Protocol};
+use guest_abi::protocol::{PROTOCOLS, Protocol, Word};
 use vmm_core::evidence::StopKind;
 use vmm_core::scenario::Scenario;
 
 use super::{Exit, scenarios};
 use crate::lab::Needs;
+use crate::subject::linux::{self, Files};
 use crate::subject::payload::{self, Swap};
 
 #[cfg(target_arch = "aarch64")]
@@ -24,7 +25,8 @@ pub(super) struct Args {
     /// A scenario's name, or a path that ends in .toml
     #[arg(value_name = "SCENARIO")]
     scenario: String,
-    /// What is run: payload:PROTOCOL; the payload under each of the six protocols if not given
+    /// What is run: payload:PROTOCOL, linux:NAME (a guest of images/manifest.toml) or linux:PATH (an Image; with a slash in it);
+    /// the payload under each of the six protocols if not given
     #[arg(long, value_name = "SUBJECT")]
     subject: Option<String>,
     /// Repeat the run with this schedule, instead of that which the scenario's holds direct
@@ -51,6 +53,18 @@ pub(super) struct Args {
     /// The payload, where it shall not be looked for
     #[arg(long, value_name = "FILE")]
     payload: Option<PathBuf>,
+    /// Judge a Linux kernel by the table of this protocol, whatever its symbols say
+    #[arg(long = "as", value_name = "PROTOCOL", value_parser = named)]
+    judged_as: Option<&'static Protocol>,
+    /// Where a stopping CPU of a Linux kernel acks (online-mask, online-count, stop-mask, counter), whatever its symbols say
+    #[arg(long, value_name = "WORD", value_parser = word)]
+    ack: Option<Word>,
+    /// The Linux kernel, where it shall not be looked for
+    #[arg(long, value_name = "FILE", hide = true)]
+    kernel: Option<PathBuf>,
+    /// The initramfs of a Linux guest, where it shall not be looked for
+    #[arg(long, value_name = "FILE", hide = true)]
+    initramfs: Option<PathBuf>,
     /// Print JSON, a line a run
     #[arg(long)]
     json: bool,
@@ -85,6 +99,19 @@ pub(super) fn payload_needs(
     Ok((needs, more))
 }
 
+/// What is run once.
+#[derive(Clone)]
+#[cfg_attr(
+    not(target_arch = "aarch64"),
+    expect(dead_code, reason = "what is checked here is used where there is KVM")
+)]
+pub(super) enum Subject {
+    /// The payload, which does this protocol.
+    Payload(&'static Protocol),
+    /// A kernel.
+    Linux { name: String, files: Files },
+}
+
 /// What a command line means.
 #[cfg_attr(
     not(target_arch = "aarch64"),
@@ -92,49 +119,112 @@ pub(super) fn payload_needs(
 )]
 pub(super) struct Wanted {
     scenario: Scenario,
-    protocols: Vec<&'static Protocol>,
+    subjects: Vec<Subject>,
+    /// Where the payload is, if it is run.
     payload: PathBuf,
 }
 
 impl Args {
-    /// What it needs of a lab, and the argument that names the payload there.
+    /// What it needs of a lab, and the arguments that name its files there.
     pub(super) fn needs(&self) -> Result<(Needs, Vec<OsString>), String> {
-        let _ = self.wanted()?;
-        payload_needs(&self.scenario, self.payload.as_deref(), self.out.as_deref())
+        let wanted = self.wanted()?;
+        let Some(Subject::Linux { files, .. }) = wanted.subjects.first() else {
+            return payload_needs(&self.scenario, self.payload.as_deref(), self.out.as_deref());
+        };
+        let mut inputs = vec![files.kernel.clone(), files.initramfs.clone()];
+        if self.scenario.ends_with(".toml") {
+            inputs.push(PathBuf::from(&self.scenario));
+        }
+        let needs = Needs {
+            inputs,
+            stdin: false,
+            outputs: self.out.iter().cloned().collect(),
+            memory: linux::MEMORY,
+        };
+        let named = [
+            ("--kernel", &files.kernel),
+            ("--initramfs", &files.initramfs),
+        ];
+        let more = named
+            .into_iter()
+            .flat_map(|(option, path)| [OsString::from(option), path.into()]);
+        Ok((needs, more.collect()))
     }
 
     /// What is meant, or what is wrong with it, before anything runs.
     fn wanted(&self) -> Result<Wanted, String> {
         let scenario = scenarios::find(&self.scenario)?;
-        payload::check(&scenario)
-            .or_else(|unfit| unfit.is_of_a_host().then_some(()).ok_or(unfit))
-            .map_err(|unfit| unfit.to_string())?;
-        let protocols = match &self.subject {
-            None => PROTOCOLS.to_vec(),
-            Some(subject) => vec![protocol(subject)?],
+        let subjects = match &self.subject {
+            None => PROTOCOLS.map(Subject::Payload).to_vec(),
+            Some(subject) => vec![self.subject(subject)?],
         };
-        if protocols.len() > 1 && (self.schedule.is_some() || self.out.is_some()) {
+        if subjects.len() > 1 && (self.schedule.is_some() || self.out.is_some()) {
             return Err("--schedule and --out are for one run; add --subject payload:P".to_owned());
         }
+        if self.repeat > 1 && self.out.is_some() {
+            return Err("--out keeps one run, and --repeat makes more".to_owned());
+        }
+        let mut payload = PathBuf::new();
+        if let [Subject::Linux { .. }] = subjects[..] {
+            linux::check(&scenario).map_err(|unfit| unfit.to_string())?;
+            let given = [
+                ("--schedule", self.schedule.is_some()),
+                ("--swap", self.swap.is_some()),
+                ("--real-time", self.real_time),
+                ("--payload", self.payload.is_some()),
+            ];
+            if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
+                return Err(format!(
+                    "{option} is for the payload, and this is a Linux kernel"
+                ));
+            }
+        } else {
+            payload::check(&scenario)
+                .or_else(|unfit| unfit.is_of_a_host().then_some(()).ok_or(unfit))
+                .map_err(|unfit| unfit.to_string())?;
+            if self.judged_as.is_some() {
+                return Err(
+                    "--as is for a Linux kernel; the payload's protocol is known".to_owned(),
+                );
+            }
+            payload = match &self.payload {
+                Some(path) => path.clone(),
+                None => payload::find().map_err(|error| error.to_string())?,
+            };
+        }
+        let protocols = subjects.iter().filter_map(|subject| match subject {
+            Subject::Payload(protocol) => Some(*protocol),
+            Subject::Linux { .. } => None,
+        });
         if let Some(swap) = self.swap
-            && let Some(protocol) = protocols.iter().find(|protocol| !swap.fits(protocol))
+            && let Some(protocol) = protocols.clone().find(|protocol| !swap.fits(protocol))
         {
             let name = protocol.name;
             return Err(format!(
                 "--swap: the handler of {name} has no two such steps before its last"
             ));
         }
-        if self.repeat > 1 && self.out.is_some() {
-            return Err("--out keeps one run, and --repeat makes more".to_owned());
-        }
-        let payload = match &self.payload {
-            Some(path) => path.clone(),
-            None => payload::find().map_err(|error| error.to_string())?,
-        };
         Ok(Wanted {
             scenario,
-            protocols,
+            subjects,
             payload,
+        })
+    }
+
+    fn subject(&self, subject: &str) -> Result<Subject, String> {
+        let Some(name) = subject.strip_prefix("linux:") else {
+            return protocol(subject).map(Subject::Payload);
+        };
+        let files = match (&self.kernel, &self.initramfs) {
+            (Some(kernel), Some(initramfs)) => Files {
+                kernel: kernel.clone(),
+                initramfs: initramfs.clone(),
+            },
+            _ => Files::find(name).map_err(|error| error.to_string())?,
+        };
+        Ok(Subject::Linux {
+            name: name.to_owned(),
+            files,
         })
     }
 }
@@ -154,9 +244,19 @@ fn swap(text: &str) -> Result<Swap, String> {
 
 /// The protocol of `payload:P`.
 pub(super) fn protocol(subject: &str) -> Result<&'static Protocol, String> {
-    let name = subject
-        .strip_prefix("payload:")
-        .ok_or_else(|| format!("`{subject}` cannot be run; payload:PROTOCOL is meant"))?;
+    let name = subject.strip_prefix("payload:").ok_or_else(|| {
+        format!("`{subject}` cannot be run; payload:PROTOCOL or linux:NAME is meant")
+    })?;
+    named(name)
+}
+
+fn word(name: &str) -> Result<Word, String> {
+    let known = Word::ALL.map(Word::name).join(", ");
+    let found = Word::ALL.into_iter().find(|word| word.name() == name);
+    found.ok_or_else(|| format!("an ack lies in one of {known}"))
+}
+
+fn named(name: &str) -> Result<&'static Protocol, String> {
     let known = PROTOCOLS.map(|protocol| protocol.name).join(", ");
     Protocol::named(name).ok_or_else(|| format!("there is no protocol `{name}`; there are {known}"))
 }

@@ -40,8 +40,10 @@ struct Seat<J, T> {
     job: Option<J>,
     /// It may enter the guest although all are held.
     pass: bool,
-    /// What it was trapped by; until it gets a pass it stays at the gate whatever the others may.
-    trap: Option<T>,
+    /// It stays at the gate whatever the others may.
+    frozen: bool,
+    /// What it was trapped by, and which trap of all that was; until it gets a pass it stays at the gate whatever the others may.
+    trap: Option<(u64, T)>,
 }
 
 /// How far the run is.
@@ -56,6 +58,16 @@ struct State<J, T, E> {
     wish: Wish,
     seats: Vec<Seat<J, T>>,
     run: Run<E>,
+    /// Traps so far.
+    traps: u64,
+}
+
+impl<J, T, E> State<J, T, E> {
+    /// Whether a thread that gets a job comes to do it.
+    fn is_kept(&self, seat: usize) -> bool {
+        let own = &self.seats[seat];
+        self.wish != Wish::Run || own.frozen || own.trap.is_some()
+    }
 }
 
 /// What became of a step.
@@ -64,6 +76,17 @@ pub enum Stepped<T> {
     /// The vCPU was trapped.
     Trapped(T),
     /// It was not within the time that it had, and is out of the guest.
+    Late,
+    /// The run has ended.
+    Ended,
+}
+
+/// What came first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Next<T> {
+    /// This vCPU was trapped.
+    Trapped(usize, T),
+    /// None was within the time.
     Late,
     /// The run has ended.
     Ended,
@@ -100,6 +123,7 @@ impl<J, T, E> Gate<J, T, E> {
                 kick: None,
                 job: None,
                 pass: false,
+                frozen: false,
                 trap: None,
             })
             .collect();
@@ -107,6 +131,7 @@ impl<J, T, E> Gate<J, T, E> {
             wish: Wish::Hold,
             seats,
             run: Run::Going,
+            traps: 0,
         };
         Self {
             state: Mutex::new(state),
@@ -144,7 +169,7 @@ impl<J, T, E> Gate<J, T, E> {
             let wish = match state.wish {
                 Wish::Leave => Wish::Leave,
                 _ if own.pass => Wish::Run,
-                Wish::Run if own.trap.is_none() => Wish::Run,
+                Wish::Run if own.trap.is_none() && !own.frozen => Wish::Run,
                 _ => Wish::Hold,
             };
             match wish {
@@ -180,7 +205,8 @@ impl<J, T, E> Gate<J, T, E> {
     pub(super) fn trap(&self, seat: usize, trap: T) {
         let mut state = self.lock();
         state.seats[seat].pass = false;
-        state.seats[seat].trap = Some(trap);
+        state.seats[seat].trap = Some((state.traps, trap));
+        state.traps += 1;
     }
 
     /// The thread will not touch its vCPU again.
@@ -215,10 +241,12 @@ impl<J, T, E> Gate<J, T, E> {
         }
     }
 
-    /// Lets one vCPU of those held into the guest, until it is trapped or the deadline comes.
+    /// Lets one vCPU of those held into the guest, until it is trapped or the deadline comes. Where it was held alone it still is
+    /// afterwards.
     pub(super) fn step(&self, seat: usize, deadline: Instant) -> Stepped<T> {
         let mut state = self.lock();
-        assert_eq!(state.wish, Wish::Hold, "only a held vCPU takes a step");
+        assert!(state.is_kept(seat), "only a held vCPU takes a step");
+        state.seats[seat].frozen |= state.wish == Wish::Run;
         if !matches!(state.run, Run::Going) {
             return Stepped::Ended;
         }
@@ -246,7 +274,7 @@ impl<J, T, E> Gate<J, T, E> {
         let own = &mut state.seats[seat];
         own.pass = false;
         match own.trap.take() {
-            Some(trap) => Stepped::Trapped(trap),
+            Some((_, trap)) => Stepped::Trapped(trap),
             None if late && matches!(state.run, Run::Going) => Stepped::Late,
             None => Stepped::Ended,
         }
@@ -267,6 +295,52 @@ impl<J, T, E> Gate<J, T, E> {
             }
             state = self.wait_for(state, left);
         }
+    }
+
+    /// Waits for the vCPU that is trapped first of all that run, and keeps it out of the guest until it is [let go](Gate::thaw).
+    pub(super) fn next_trap(&self, deadline: Instant) -> Next<T> {
+        let mut state = self.lock();
+        loop {
+            if !matches!(state.run, Run::Going) {
+                return Next::Ended;
+            }
+            let seats = state.seats.iter().enumerate();
+            let first = seats
+                .filter(|(_, seat)| seat.place == Place::Gate && !seat.frozen)
+                .filter_map(|(at, seat)| Some((seat.trap.as_ref()?.0, at)))
+                .min();
+            if let Some((_, at)) = first {
+                let own = &mut state.seats[at];
+                own.frozen = true;
+                let (_, trap) = own.trap.take().expect("it was trapped");
+                return Next::Trapped(at, trap);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Next::Late;
+            }
+            state = self.wait_for(state, left);
+        }
+    }
+
+    /// Brings one vCPU out of the guest, and keeps it there until it is [let go](Gate::thaw).
+    pub(super) fn freeze(&self, seat: usize) {
+        let mut state = self.lock();
+        let own = &mut state.seats[seat];
+        own.frozen = true;
+        if let (Place::Guest, Some(kick)) = (own.place, &own.kick) {
+            kick.kick();
+        }
+        while !matches!(state.seats[seat].place, Place::Gate | Place::Gone) {
+            state = self.wait(state);
+        }
+    }
+
+    /// Lets a vCPU run again that was kept out of the guest alone.
+    pub(super) fn thaw(&self, seat: usize) {
+        let mut state = self.lock();
+        state.seats[seat].frozen = false;
+        self.wake[seat].notify_all();
     }
 
     /// Waits for so long; true if the run ends or has ended.
@@ -307,7 +381,7 @@ impl<J, T, E> Gate<J, T, E> {
     /// Gives a held thread a job; one that is gone drops it.
     pub(super) fn give(&self, seat: usize, job: J) {
         let mut state = self.lock();
-        assert_eq!(state.wish, Wish::Hold, "a job is given to a held vCPU only");
+        assert!(state.is_kept(seat), "a job is given to a held vCPU only");
         if state.seats[seat].place != Place::Gone {
             state.seats[seat].job = Some(job);
             self.wake[seat].notify_all();

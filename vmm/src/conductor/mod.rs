@@ -11,8 +11,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-pub use gate::Stepped;
 use gate::{Gate, Order};
+pub use gate::{Next, Stepped};
 
 use crate::machine::Bus;
 use crate::vcpu::{Detached, Entry, Exit, Standing, Vcpu};
@@ -58,6 +58,8 @@ pub enum Trap {
         /// The virtual address that it is about to store to.
         address: u64,
     },
+    /// It has executed the one instruction that it was let go for.
+    Stepped,
     /// It has powered itself off.
     Off,
 }
@@ -143,6 +145,46 @@ impl<V: Vcpu + 'static> Conductor<V> {
         self.gate.trapped(vcpus, deadline)
     }
 
+    /// Waits for the vCPU that is trapped first while all run. It stays out of the guest, and no other does, until it is
+    /// [let go](Conductor::thaw).
+    pub fn next_trap(&self, deadline: Instant) -> Next<Trap> {
+        self.gate.next_trap(deadline)
+    }
+
+    /// Brings one vCPU out of the guest with no access pending, and keeps it there, until it is [let go](Conductor::thaw).
+    pub fn freeze(&self, vcpu: usize) {
+        self.gate.freeze(vcpu);
+    }
+
+    /// Lets a vCPU go on that was trapped or frozen.
+    pub fn thaw(&self, vcpu: usize) {
+        self.gate.thaw(vcpu);
+    }
+
+    /// Lets a vCPU that was trapped or frozen into the guest until it is trapped or the deadline comes; it stays out of it then.
+    pub fn step(&self, vcpu: usize, deadline: Instant) -> Stepped<Trap> {
+        self.gate.step(vcpu, deadline)
+    }
+
+    /// Does something with a vCPU that was trapped or frozen, on its own thread, and waits for the answer; `None` when the thread is
+    /// gone.
+    pub fn on<T: Send + 'static>(
+        &self,
+        seat: usize,
+        job: impl FnOnce(&mut V) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        self.gate.give(
+            seat,
+            Box::new(move |vcpu| {
+                // The receiver waits below.
+                let _ = answer.send(job(vcpu));
+            }),
+        );
+        // A seat that is gone drops the job, and with it the sender.
+        answered.recv().ok()
+    }
+
     /// What ends this run from another thread.
     pub fn stopper(&self) -> Stopper<V> {
         Stopper {
@@ -200,16 +242,7 @@ impl<V: Vcpu + 'static> Quiesced<'_, V> {
         seat: usize,
         job: impl FnOnce(&mut V) -> T + Send + 'static,
     ) -> Option<T> {
-        let (answer, answered) = mpsc::sync_channel(1);
-        self.conductor.gate.give(
-            seat,
-            Box::new(move |vcpu| {
-                // The receiver waits below.
-                let _ = answer.send(job(vcpu));
-            }),
-        );
-        // A seat that is gone drops the job, and with it the sender.
-        answered.recv().ok()
+        self.conductor.on(seat, job)
     }
 }
 
@@ -277,6 +310,10 @@ fn drive<D: Detached>(seat: usize, vcpu: D, bus: &Bus, gate: &Shared<D::Vcpu>) {
                     }
                     Exit::Watchpoint { address } => {
                         trap = Some(Trap::Watchpoint { address });
+                        (Entry::Continue, true)
+                    }
+                    Exit::Stepped => {
+                        trap = Some(Trap::Stepped);
                         (Entry::Continue, true)
                     }
                     Exit::PowersItselfOff => {

@@ -25,6 +25,12 @@ impl Clock {
         Some(ioctl::host_counter().wrapping_sub(self.offset?))
     }
 
+    /// What the guest reads now, in microseconds.
+    pub fn now_us(&self) -> Option<u64> {
+        let ticks = u128::from(self.now()?) * 1_000_000;
+        u64::try_from(ticks / u128::from(ioctl::counter_frequency())).ok()
+    }
+
     /// How long it takes until the guest reads this; none if it does already, or if that cannot be known.
     pub fn until(&self, counter: u64) -> Option<Duration> {
         let left = counter.checked_sub(self.now()?).filter(|left| *left > 0)?;

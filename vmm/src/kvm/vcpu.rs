@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_EXIT_ARM_NISV, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_USE_HW, KVM_MP_STATE_STOPPED,
-    KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_guest_debug, kvm_mp_state,
-    kvm_vcpu_events,
+    KVM_EXIT_ARM_NISV, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW,
+    KVM_MP_STATE_STOPPED, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_guest_debug,
+    kvm_mp_state, kvm_vcpu_events,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vm_memory::GuestMemoryMmap;
@@ -163,6 +163,7 @@ impl Vcpu for KvmVcpu {
             Ok(VcpuExit::Debug(debug)) => {
                 return Ok(match debug.hsr >> ESR_EC_SHIFT {
                     EC_WATCHPOINT => Exit::Watchpoint { address: debug.far },
+                    EC_STEP => Exit::Stepped,
                     _ => Exit::Breakpoint,
                 });
             }
@@ -227,9 +228,17 @@ impl Vcpu for KvmVcpu {
         if *traps != Traps::default() {
             debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW;
         }
-        if let Some(address) = traps.breakpoint {
-            debug.arch.dbg_bvr[0] = address;
-            debug.arch.dbg_bcr[0] = BREAKPOINT;
+        if traps.step {
+            debug.control |= KVM_GUESTDBG_SINGLESTEP;
+        }
+        let (values, controls) = (&mut debug.arch.dbg_bvr, &mut debug.arch.dbg_bcr);
+        for (address, (value, control)) in traps
+            .breakpoints
+            .iter()
+            .zip(values.iter_mut().zip(controls))
+        {
+            *value = *address;
+            *control = BREAKPOINT;
         }
         let (values, controls) = (&mut debug.arch.dbg_wvr, &mut debug.arch.dbg_wcr);
         for (watched, (value, control)) in traps
@@ -269,5 +278,7 @@ const WCR_BAS_SHIFT: u32 = 5;
 
 /// `ESR_ELx.EC` (D24.2.40).
 const ESR_EC_SHIFT: u32 = 26;
+/// Software step, from a lower Exception level.
+const EC_STEP: u32 = 0b11_0010;
 /// Watchpoint, from a lower Exception level.
 const EC_WATCHPOINT: u32 = 0b11_0100;

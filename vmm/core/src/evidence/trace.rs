@@ -1,5 +1,6 @@
 //! Evidence as a table to read: one event a line, and the state of the stop beside it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::{
@@ -88,6 +89,19 @@ fn or_dash(set: &CpuSet) -> String {
     }
 }
 
+/// A text of which more would not fit into a row, without its middle.
+fn short(text: &str) -> Cow<'_, str> {
+    const HEAD: usize = 48;
+    const TAIL: usize = 24;
+    let count = text.chars().count();
+    if count <= HEAD + TAIL {
+        return text.into();
+    }
+    let head: String = text.chars().take(HEAD).collect();
+    let tail: String = text.chars().skip(count - TAIL).collect();
+    format!("{head}[{} more]{tail}", count - HEAD - TAIL).into()
+}
+
 /// What happened, in a few words.
 pub(crate) fn say(places: &Places, what: &What) -> String {
     let stop_name = |stop: StopKind| match stop {
@@ -108,8 +122,11 @@ pub(crate) fn say(places: &Places, what: &What) -> String {
         What::RungOut(via) => format!("rung {} has run out", line::request_word(*via)),
         What::Returns => "returns from the stop".to_owned(),
         What::Goes(onward) => format!("goes on to {}", line::onward_word(*onward)),
-        What::Logs { text, .. } => format!("logs \"{text}\""),
-        What::Wire(bytes) => format!("wire {}", String::from_utf8_lossy(bytes).escape_debug()),
+        What::Logs { text, .. } => format!("logs \"{}\"", short(text)),
+        What::Wire(bytes) => {
+            let text = String::from_utf8_lossy(bytes).escape_debug().to_string();
+            format!("wire {}", short(&text))
+        }
         What::Flushed => "the last flush is over".to_owned(),
         What::Takes { by, regs } => match regs {
             Some(regs) => format!("takes {} at {}", interrupt(*by), places.describe(regs.pc)),

@@ -19,7 +19,8 @@ use crate::cli::stdout::print;
 use crate::conductor::{Reason, Stopper};
 use crate::kvm::KvmVcpu;
 use crate::lab::inside;
-use crate::subject::payload::{self, Budget, Error, Hear, Options};
+use crate::subject::Hear;
+use crate::subject::payload::{self, Error, Options};
 
 /// A run has so long: it takes some tenths of a second.
 const RUN: Duration = Duration::from_secs(120);
@@ -31,7 +32,7 @@ struct Deaf<'a> {
 }
 
 impl Hear for Deaf<'_> {
-    fn starts(&mut self, stopper: Stopper<KvmVcpu>, _: &Budget) {
+    fn starts(&mut self, stopper: Stopper<KvmVcpu>, _: &dyn std::fmt::Display) {
         let stop = move |signal| stopper.stop(Reason::Signal(signal));
         self.watching = Some(self.interrupt.calls(Box::new(stop)));
     }

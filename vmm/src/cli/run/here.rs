@@ -1,6 +1,7 @@
 //! `vmm run` where there is KVM.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use guest_abi::protocol::Protocol;
@@ -9,7 +10,7 @@ use vmm_core::evidence::{Event, Evidence, Places, Rows, Setting, What};
 use vmm_core::oracle::{Breach, Rule, Verdict, Verdicts, judge};
 use vmm_core::scenario::{Hold, Scenario};
 
-use super::{Args, Wanted};
+use super::{Args, Subject, Wanted};
 use crate::cli::Exit;
 use crate::cli::interrupt::{Interrupt, Watching};
 use crate::cli::judge::{json, names, outcome, print_verdicts, write};
@@ -17,7 +18,7 @@ use crate::cli::stdout::print;
 use crate::conductor::{Reason, Stopper};
 use crate::kvm::KvmVcpu;
 use crate::lab::inside;
-use crate::subject::payload::{self, Budget, Error, Hear, Options, Run};
+use crate::subject::{Hear, linux, payload};
 
 /// Runs what the command line asks for, one run after the other.
 pub(in crate::cli) fn run(args: &Args) -> Result<Exit, String> {
@@ -27,11 +28,11 @@ pub(in crate::cli) fn run(args: &Args) -> Result<Exit, String> {
     let begun = Instant::now();
     let (mut made, mut surprises) = (0, 0);
     let mut worst = Exit::Expected;
-    let runs = wanted.protocols.iter().flat_map(|protocol| {
-        (0..args.repeat).map(move |number| (*protocol, args.seed.wrapping_add(number)))
+    let runs = wanted.subjects.iter().flat_map(|subject| {
+        (0..args.repeat).map(move |number| (subject, args.seed.wrapping_add(number)))
     });
-    for (protocol, seed) in runs {
-        let exit = match one(args, &wanted, protocol, seed, &interrupt) {
+    for (subject, seed) in runs {
+        let exit = match one(args, &wanted, subject, seed, &interrupt) {
             Ok(as_expected) => {
                 made += 1;
                 surprises += u64::from(!as_expected);
@@ -44,7 +45,8 @@ pub(in crate::cli) fn run(args: &Args) -> Result<Exit, String> {
             Err(Failed::Here(why)) => {
                 print(&format!(
                     "{:<24} {:<13} cannot run here: {why}\n",
-                    wanted.scenario.name, protocol.name
+                    wanted.scenario.name,
+                    name_of(subject)
                 ));
                 Exit::CannotRunHere
             }
@@ -54,7 +56,7 @@ pub(in crate::cli) fn run(args: &Args) -> Result<Exit, String> {
         worst = match (worst, exit) {
             (Exit::Surprise, _) | (_, Exit::Surprise) => Exit::Surprise,
             // Several runs of which some cannot be made here are as good as those that can.
-            (_, Exit::CannotRunHere) if wanted.protocols.len() > 1 => worst,
+            (_, Exit::CannotRunHere) if wanted.subjects.len() > 1 => worst,
             (_, exit) => exit,
         };
     }
@@ -69,7 +71,7 @@ pub(in crate::cli) fn run(args: &Args) -> Result<Exit, String> {
 
 /// Whether there is one run alone, which is then told from its first event on.
 fn is_one(args: &Args, wanted: &Wanted) -> bool {
-    wanted.protocols.len() == 1 && args.repeat == 1
+    wanted.subjects.len() == 1 && args.repeat == 1
 }
 
 /// Why there is no verdict.
@@ -85,13 +87,30 @@ impl From<String> for Failed {
     }
 }
 
-impl From<Error> for Failed {
-    fn from(error: Error) -> Self {
+impl From<payload::Error> for Failed {
+    fn from(error: payload::Error) -> Self {
         match error {
-            Error::Unfit(unfit) if unfit.is_of_a_host() => Failed::Here(unfit.to_string()),
-            Error::Signal(signal) => Failed::Signal(signal),
+            payload::Error::Unfit(unfit) if unfit.is_of_a_host() => Failed::Here(unfit.to_string()),
+            payload::Error::Signal(signal) => Failed::Signal(signal),
             error => Failed::Error(error.to_string()),
         }
+    }
+}
+
+impl From<linux::Error> for Failed {
+    fn from(error: linux::Error) -> Self {
+        match error {
+            linux::Error::Signal(signal) => Failed::Signal(signal),
+            error => Failed::Error(error.to_string()),
+        }
+    }
+}
+
+/// What a run's line says of its subject.
+fn name_of(subject: &Subject) -> &str {
+    match subject {
+        Subject::Payload(protocol) => protocol.name,
+        Subject::Linux { name, .. } => name,
     }
 }
 
@@ -99,45 +118,67 @@ impl From<Error> for Failed {
 fn one(
     args: &Args,
     wanted: &Wanted,
-    protocol: &'static Protocol,
+    subject: &Subject,
     seed: u64,
     interrupt: &Interrupt,
 ) -> Result<bool, Failed> {
-    let scenario = &wanted.scenario;
     let mut hearer = Hearer {
         interrupt,
         watching: None,
         rows: None,
         shown: !args.quiet && !args.json && is_one(args, wanted),
     };
-    let options = Options {
-        payload: &wanted.payload,
-        real_time: args.real_time,
-        seed,
-        swap: args.swap,
-        deadline: Instant::now() + Duration::from_secs(args.timeout),
-        host: if inside() { "kvm in the lab" } else { "kvm" },
-        hear: &mut hearer,
-    };
-    let (run, directed) = match &args.schedule {
-        None => (
-            payload::run(scenario, protocol, &mut Directed, options)?,
-            true,
-        ),
-        Some(text) => {
-            let mut replay = replay(text, scenario, protocol)?;
-            let strategy: &mut dyn Choose = &mut replay;
-            let run = payload::run(scenario, protocol, strategy, options)?;
-            let fitted = replay.fitted();
-            fitted.map_err(|error| format!("--schedule: {error}"))?;
-            (run, false)
+    let deadline = Instant::now() + Duration::from_secs(args.timeout);
+    let host = if inside() { "kvm in the lab" } else { "kvm" };
+    let evidence = match subject {
+        Subject::Payload(protocol) => {
+            let options = payload::Options {
+                payload: &wanted.payload,
+                real_time: args.real_time,
+                seed,
+                swap: args.swap,
+                deadline,
+                host,
+                hear: &mut hearer,
+            };
+            of_payload(args, &wanted.scenario, protocol, options)?
+        }
+        Subject::Linux { name, files } => {
+            let options = linux::Options {
+                name,
+                files,
+                judged_as: args.judged_as,
+                ack: args.ack,
+                seed,
+                deadline,
+                host,
+                hear: &mut hearer,
+            };
+            linux::run(&wanted.scenario, options)?
         }
     };
-    let verdicts = judge(&run.evidence);
+    let verdicts = judge(&evidence);
     if let Some(dir) = &args.out {
-        write(dir, &run.evidence)?;
+        write(dir, &evidence)?;
     }
-    Ok(report(args, wanted, protocol, &run, &verdicts, directed))
+    Ok(report(args, wanted, subject, &evidence, &verdicts))
+}
+
+fn of_payload(
+    args: &Args,
+    scenario: &Scenario,
+    protocol: &'static Protocol,
+    options: payload::Options<'_>,
+) -> Result<Evidence, Failed> {
+    let Some(text) = &args.schedule else {
+        return Ok(payload::run(scenario, protocol, &mut Directed, options)?.evidence);
+    };
+    let mut replay = replay(text, scenario, protocol)?;
+    let strategy: &mut dyn Choose = &mut replay;
+    let run = payload::run(scenario, protocol, strategy, options)?;
+    let fitted = replay.fitted();
+    fitted.map_err(|error| format!("--schedule: {error}"))?;
+    Ok(run.evidence)
 }
 
 fn replay(text: &str, scenario: &Scenario, protocol: &Protocol) -> Result<Replay, String> {
@@ -152,17 +193,18 @@ fn replay(text: &str, scenario: &Scenario, protocol: &Protocol) -> Result<Replay
 fn report(
     args: &Args,
     wanted: &Wanted,
-    protocol: &Protocol,
-    run: &Run,
+    subject: &Subject,
+    evidence: &Evidence,
     verdicts: &Verdicts,
-    directed: bool,
 ) -> bool {
     let scenario = &wanted.scenario;
     let broken = verdicts.broken();
+    let protocol = &*evidence.setting.protocol.name;
+    let directed = args.schedule.is_none();
     let expected = match directed {
-        true => scenario.expected(protocol.name),
+        true => scenario.expected(protocol),
         false => broken
-            .intersection(&scenario.expected_of_exploration(protocol.name))
+            .intersection(&scenario.expected_of_exploration(protocol))
             .copied()
             .collect(),
     };
@@ -178,7 +220,7 @@ fn report(
     let inconclusive = verdicts.inconclusive();
     let as_expected = broken == expected && untested.is_empty() && inconclusive.is_empty();
     if args.json {
-        print(&format!("{}\n", json(&run.evidence, verdicts, as_expected)));
+        print(&format!("{}\n", json(evidence, verdicts, as_expected)));
         return as_expected;
     }
     let alone = is_one(args, wanted);
@@ -189,12 +231,12 @@ fn report(
     let mut line = format!(
         "{:<24} {:<13} {}",
         scenario.name,
-        protocol.name,
+        name_of(subject),
         outcome(&broken, &expected)
     );
     if !untested.is_empty() {
         line += &format!("; inconclusive: {} not exercised", names(&untested));
-        line += &never_came(scenario, &run.evidence);
+        line += &never_came(scenario, evidence);
     }
     if let Some(why) = verdicts.0.iter().find_map(|(_, verdict)| match verdict {
         Verdict::Inconclusive(why) => Some(why),
@@ -207,24 +249,35 @@ fn report(
         for (rule, verdict) in &verdicts.0 {
             if let Verdict::Broken(breach) = verdict {
                 print(&format!("    {rule}: {breach}\n"));
-                print(&format!(
-                    "        {}\n",
-                    shown_by(*rule, breach, &run.evidence)
-                ));
+                print(&format!("        {}\n", shown_by(*rule, breach, evidence)));
             }
         }
     }
     if !as_expected || !args.quiet && alone {
-        let setting = &run.evidence.setting;
-        let swap = args
-            .swap
-            .map_or(String::new(), |swap| format!(" --swap {swap}"));
+        let setting = &evidence.setting;
+        let mut more = String::new();
+        match subject {
+            Subject::Payload(_) => {
+                if let Some(swap) = args.swap {
+                    more += &format!(" --swap {swap}");
+                }
+                more += " --schedule ";
+                more += setting.schedule.as_deref().unwrap_or_default();
+            }
+            Subject::Linux { .. } => {
+                if let Some(protocol) = args.judged_as {
+                    more += &format!(" --as {}", protocol.name);
+                }
+                if let Some(word) = args.ack {
+                    more += &format!(" --ack {word}");
+                }
+            }
+        }
         print(&format!(
-            "repeat: vmm run {} --subject payload:{} --seed {}{swap} --schedule {}\n",
+            "repeat: vmm run {} --subject {} --seed {}{more}\n",
             args.scenario,
-            protocol.name,
+            setting.subject,
             setting.seed.unwrap_or_default(),
-            setting.schedule.as_deref().unwrap_or_default(),
         ));
     }
     as_expected
@@ -313,9 +366,9 @@ struct Hearer<'a> {
 }
 
 impl Hear for Hearer<'_> {
-    fn starts(&mut self, stopper: Stopper<KvmVcpu>, budget: &Budget) {
+    fn starts(&mut self, stopper: Stopper<KvmVcpu>, about: &dyn fmt::Display) {
         if self.shown {
-            print(&format!("{budget}\n"));
+            print(&format!("{about}\n"));
         }
         let stop = move |signal| stopper.stop(Reason::Signal(signal));
         self.watching = Some(self.interrupt.calls(Box::new(stop)));
@@ -323,6 +376,10 @@ impl Hear for Hearer<'_> {
 
     fn begins(&mut self, setting: &Setting, places: &Places) {
         if self.shown {
+            let judged = &setting.protocol;
+            if judged.name == "unknown" {
+                print(&format!("judged without a table: {}\n", judged.table));
+            }
             self.rows = Some(Rows::new(setting, places));
             print(&format!("{}\n", Rows::header()));
         }

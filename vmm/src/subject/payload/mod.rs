@@ -16,7 +16,7 @@ mod watch;
 pub use config::{Budget, Swap, check};
 pub use image::{Image, ImageError, find};
 #[cfg(target_arch = "aarch64")]
-pub use run::{Error, Hear, Options, Run, origin, run};
+pub use run::{Error, Options, Run, origin, run};
 
 use vmm_core::evidence::StopKind;
 use vmm_core::scenario::Scenario;

@@ -9,16 +9,17 @@ use guest_abi::protocol::Protocol;
 use vm_memory::GuestMemoryMmap;
 use vmm_core::arm::CpuSet;
 use vmm_core::choose::{Choose, Origin, Schedule, Taken, drive};
-use vmm_core::evidence::{End, Event, Evidence, Places, Regs, Setting};
+use vmm_core::evidence::{End, Evidence, Regs, Setting};
 use vmm_core::scenario::Scenario;
 
 use super::steps::{Around, Steps};
 use super::tap::Tap;
 use super::watch::{self, Memory as _};
 use super::{Budget, Image, ImageError, MEMORY, Swap, Unfit, VERSION, config, rungs};
-use crate::conductor::{self, Conductor, Reason, Stopper};
+use crate::conductor::{self, Conductor, Reason};
 use crate::kvm::{self, KvmVcpu};
 use crate::machine::{self, Blob, Format, Guest, Machine, PowerOff, Tally};
+use crate::subject::Hear;
 
 /// What keeps a run from its end.
 #[derive(Debug, thiserror::Error)]
@@ -107,16 +108,6 @@ pub struct Options<'a> {
     pub host: &'static str,
     /// Hears of it as it happens.
     pub hear: &'a mut dyn Hear,
-}
-
-/// Hears of a run as it happens.
-pub trait Hear {
-    /// The vCPUs are there; this ends the run from outside.
-    fn starts(&mut self, stopper: Stopper<KvmVcpu>, budget: &Budget);
-    /// The guest has booted.
-    fn begins(&mut self, setting: &Setting, places: &Places);
-    /// Something has happened.
-    fn event(&mut self, event: &Event);
 }
 
 /// The payload is ready some tenths of a second after its start, with 64 CPUs on an emulated host some seconds.

@@ -14,12 +14,13 @@ use vmm_core::evidence::{
 };
 use vmm_core::scenario::{HoldUntil, Passing, Scenario};
 
-use super::run::{Error, Hear};
+use super::run::Error;
 use super::tap::Tap;
 use super::watch::{self, Memory, Watch};
 use super::{Image, Unfit, config};
 use crate::conductor::{Quiesced, Stepped, Trap};
 use crate::kvm::{self, Clock, Gic, KvmVcpu};
+use crate::subject::Hear;
 use crate::vcpu::{Traps, Vcpu as _, Watched};
 
 /// A vCPU that takes longer from one ring to the next than this does not come to it: a step takes some milliseconds, on an
@@ -334,8 +335,10 @@ impl<'a> Steps<'a> {
                 return Ok(());
             }
             (Trap::Tapped, Some(_)) => {}
-            (Trap::Watchpoint { address }, _) => {
-                unreachable!("no watchpoint is set behind the first store, to {address:#x}")
+            (Trap::Watchpoint { .. } | Trap::Stepped, _) => {
+                unreachable!(
+                    "nothing is watched behind the first store, and nothing is stepped: {trapped:?}"
+                )
             }
         }
         let word = ring.expect("it has rung");
@@ -510,12 +513,13 @@ impl<'a> Steps<'a> {
     /// Sets a CPU's debug registers: its breakpoint if it has one, and its watchpoints or none.
     fn arm(&self, cpu: usize, watching: bool) -> Result<(), Error> {
         let traps = Traps {
-            breakpoint: self.cpus[cpu].spins_at,
+            breakpoints: self.cpus[cpu].spins_at.into_iter().collect(),
             watchpoints: if watching {
                 self.around.watched.clone()
             } else {
                 Vec::new()
             },
+            step: false,
         };
         self.on(cpu, move |vcpu| vcpu.trap_on(&traps))
     }

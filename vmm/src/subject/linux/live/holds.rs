@@ -1,0 +1,187 @@
+//! Who is caught where, who is held, and when that ends.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use guest_abi::point::Point;
+use vmm_core::arm::CpuId;
+use vmm_core::evidence::{Manner, Seen, Until, What};
+use vmm_core::scenario::{Does, Hold, HoldUntil, Passing};
+
+use super::{Held, Live, Spot};
+use crate::subject::linux::plan::{self, Where, passings};
+use crate::subject::linux::run::Error;
+use crate::vcpu::Vcpu as _;
+
+impl Live<'_> {
+    /// A CPU that is to trigger stands at the entry of what it triggers. It waits there for whoever must have come first; only now,
+    /// for what it printed till then needed the console.
+    pub(super) fn come_as_sender(&mut self, cpu: usize, does: Does) {
+        let tasks = self.scenario.tasks.iter();
+        let own = tasks
+            .clone()
+            .find(|task| task.cpu.index() == cpu && task.does == does && task.after.is_some());
+        if let Some(task) = own {
+            self.cpus[cpu].awaits = task.after.filter(|after| !self.passed.contains(after));
+            self.catch_at_console();
+        }
+    }
+
+    /// Has the tap catch the first CPU that the scenario wants at the console and that has not come there.
+    pub(super) fn catch_at_console(&self) {
+        let next =
+            passings(self.scenario)
+                .into_iter()
+                .find_map(|passing| match plan::place(passing.at) {
+                    Some(Where::Console(at)) if !self.passed.contains(&passing) => {
+                        Some((passing.cpu.index(), at))
+                    }
+                    _ => None,
+                });
+        if let Some((cpu, at)) = next {
+            self.around.tap.catch(cpu, at);
+        }
+    }
+
+    /// The console's point at which the tap has caught this CPU.
+    pub(super) fn caught(&self, cpu: usize) -> Option<Point> {
+        passings(self.scenario).into_iter().find_map(|passing| {
+            let console = matches!(plan::place(passing.at), Some(Where::Console(_)));
+            let new = !self.passed.contains(&passing);
+            (console && new && passing.cpu.index() == cpu).then_some(passing.at)
+        })
+    }
+
+    /// A CPU has come to a point of the scenario.
+    pub(super) fn comes(&mut self, cpu: usize, at: Point) -> Result<(), Error> {
+        self.look(cpu)?;
+        let passing = Passing {
+            cpu: CpuId(cpu as u16),
+            at,
+        };
+        let first = !self.passed.contains(&passing);
+        if first {
+            self.passed.push(passing);
+        }
+        let hold = self
+            .scenario
+            .holds
+            .iter()
+            .find(|hold| hold.cpu == passing.cpu && hold.at == at && first);
+        match hold {
+            Some(hold) => self.hold(cpu, *hold)?,
+            None if matches!(plan::place(at), Some(Where::Console(_))) => self.conductor.thaw(cpu),
+            None => {}
+        }
+        if first {
+            self.catch_at_console();
+            self.release_for(passing)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn hold(&mut self, cpu: usize, hold: Hold) -> Result<(), Error> {
+        let regs = match hold.manner {
+            Manner::Spin => Some(Arc::new(self.on(cpu, |vcpu| vcpu.registers())?)),
+            Manner::Stall | Manner::Freeze => None,
+        };
+        if let Some(regs) = &regs {
+            self.cpus[cpu].spots.push((regs.pc, Spot::Spins));
+            self.arm(cpu)?;
+        }
+        self.cpus[cpu].held = Some(Held { hold, regs });
+        let until = match hold.until {
+            HoldUntil::AfterRequest(ms) => Until::AfterRequest(u64::from(ms) * 1000),
+            HoldUntil::Passing(_) => Until::Event,
+            HoldUntil::Never => Until::Never,
+        };
+        let what = What::Holds {
+            at: Some(hold.at),
+            manner: hold.manner,
+            until,
+        };
+        self.say(cpu, Seen::Trapped, what);
+        if hold.manner == Manner::Stall {
+            self.around.tap.stall(cpu, true);
+            self.conductor.thaw(cpu);
+        } else if matches!(plan::place(hold.at), Some(Where::Console(_)))
+            && hold.manner == Manner::Spin
+        {
+            self.conductor.thaw(cpu);
+        }
+        Ok(())
+    }
+
+    /// Ends what was to last until this came.
+    pub(super) fn release_for(&mut self, passing: Passing) -> Result<(), Error> {
+        for cpu in 0..self.cpus.len() {
+            if self.cpus[cpu].awaits == Some(passing) {
+                self.cpus[cpu].awaits = None;
+                let regs = self.on(cpu, |vcpu| vcpu.registers())?;
+                self.pass(cpu, &regs)?;
+            }
+            let own = self.cpus[cpu].held.as_ref();
+            if own.is_some_and(|held| held.hold.until == HoldUntil::Passing(passing)) {
+                self.release(cpu)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// When the next hold ends by itself.
+    pub(super) fn next_release(&self) -> Option<Instant> {
+        let now = self.now();
+        let first = self.first_request?;
+        let holds = self.cpus.iter().filter_map(|cpu| cpu.held.as_ref());
+        let ends = holds.filter_map(|held| match held.hold.until {
+            HoldUntil::AfterRequest(ms) => Some(first + u64::from(ms) * 1000),
+            HoldUntil::Passing(_) | HoldUntil::Never => None,
+        });
+        let left = ends.min()?.saturating_sub(now);
+        Some(Instant::now() + Duration::from_micros(left))
+    }
+
+    pub(super) fn release_in_time(&mut self) -> Result<(), Error> {
+        let (now, first) = (self.now(), self.first_request);
+        for cpu in 0..self.cpus.len() {
+            let Some(held) = &self.cpus[cpu].held else {
+                continue;
+            };
+            let HoldUntil::AfterRequest(ms) = held.hold.until else {
+                continue;
+            };
+            if first.is_none_or(|first| now < first + u64::from(ms) * 1000) {
+                continue;
+            }
+            self.release(cpu)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn release(&mut self, cpu: usize) -> Result<(), Error> {
+        self.look(cpu)?;
+        let Some(held) = self.cpus[cpu].held.take() else {
+            return Ok(());
+        };
+        self.say(cpu, Seen::Trapped, What::Releases);
+        match held.hold.manner {
+            Manner::Stall => self.around.tap.stall(cpu, false),
+            Manner::Spin | Manner::Freeze => {
+                if held.hold.manner == Manner::Spin {
+                    self.conductor.freeze(cpu);
+                    self.cpus[cpu]
+                        .spots
+                        .retain(|(_, spot)| *spot != Spot::Spins);
+                }
+                if matches!(plan::place(held.hold.at), Some(Where::Console(_))) {
+                    self.arm(cpu)?;
+                    self.conductor.thaw(cpu);
+                } else {
+                    let regs = self.on(cpu, |vcpu| vcpu.registers())?;
+                    self.pass(cpu, &regs)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

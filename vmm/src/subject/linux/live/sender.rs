@@ -1,0 +1,296 @@
+//! The CPU that sends: its call, its ladder, and how it goes on.
+
+use std::time::Instant;
+
+use guest_abi::protocol::{Request, Stop};
+use vmm_core::arm::{CpuId, CpuSet, KernelVa};
+use vmm_core::evidence::{End, Event, Manner, Onward, Regs, Seen, StopKind, What};
+use vmm_core::inspect::{InspectError, SystemState};
+use vmm_core::model::climbed;
+use vmm_core::scenario::{Does, HoldUntil};
+
+use super::{Call, Live, STAND, Spot, Stand};
+use crate::subject::linux::run::Error;
+use crate::vcpu::Vcpu as _;
+
+/// SGIs of stops: IPI_CPU_STOP, and what comes after it (Linux arch/arm64/kernel/smp.c, enum ipi_msg_type).
+pub(super) const STOPS: [u64; 2] = [2, 3];
+
+/// `struct irq_data` (include/linux/irq.h): the virtual interrupt's number, then the controller's own.
+const IRQ_DATA_IRQ: u64 = 4;
+const IRQ_DATA_HWIRQ: u64 = 8;
+
+/// The last line that a panic prints.
+const PANIC_END: &str = "---[ end Kernel panic";
+
+impl Live<'_> {
+    /// The sender has sent a request: who is to take it before it goes on, and whose hold ends in this rung.
+    pub(super) fn sent(&mut self, cpu: usize) {
+        let Some((via, to)) = self.cpus[cpu]
+            .call
+            .as_ref()
+            .and_then(|call| call.sent.clone())
+        else {
+            return;
+        };
+        let rungs = climbed(self.stop_of(), self.scenario);
+        let before = rungs.iter().take_while(|(rung, _)| *rung != via);
+        let began: u64 = before.map(|(_, us)| us).sum();
+        let ends = rungs
+            .iter()
+            .find(|(rung, _)| *rung == via)
+            .map_or(began, |(_, us)| began + us);
+        let first = self.first_request.unwrap_or_else(|| self.now());
+        let mut awaited = CpuSet::new();
+        let mut freed: Option<(CpuSet, u64)> = None;
+        for target in to.iter() {
+            let own = &self.cpus[target.index()];
+            let masked = own.masks_irqs && via == Request::Irq;
+            match &own.held {
+                None if !masked => awaited.insert(target),
+                None => {}
+                Some(held) => {
+                    if via != Request::Irq && held.hold.manner != Manner::Freeze {
+                        awaited.insert(target);
+                    }
+                    if let HoldUntil::AfterRequest(ms) = held.hold.until
+                        && (began..ends).contains(&(u64::from(ms) * 1000))
+                    {
+                        let at = first + u64::from(ms) * 1000;
+                        let (cpus, until) = freed.get_or_insert((CpuSet::new(), at));
+                        cpus.insert(target);
+                        *until = at.max(*until);
+                    }
+                }
+            }
+        }
+        self.stand = Some(Stand {
+            sender: cpu,
+            awaited,
+            freed,
+            since: self.now(),
+            limit: Instant::now() + STAND,
+        });
+    }
+
+    pub(super) fn stop_of(&self) -> &'static Stop {
+        match self.scenario.stop {
+            StopKind::Plain => &self.around.protocol.plain,
+            StopKind::Crash => &self.around.protocol.crash,
+        }
+    }
+
+    /// Ends the stand when everybody has come where they were to come.
+    pub(super) fn stand_or_go_on(&mut self) -> Result<(), Error> {
+        let Some(stand) = &self.stand else {
+            return Ok(());
+        };
+        let late = Instant::now() >= stand.limit;
+        let came = |cpu: CpuId| {
+            let own = &self.cpus[cpu.index()];
+            own.handles_stop || own.rests
+        };
+        if !late && !stand.awaited.iter().all(came) {
+            return Ok(());
+        }
+        let sender = stand.sender;
+        if let Some((cpus, at)) = stand.freed.clone() {
+            let still: CpuSet = cpus
+                .iter()
+                .filter(|cpu| self.cpus[cpu.index()].held.is_some())
+                .collect();
+            // The time of the hold has passed when it ends.
+            self.shift = at.cast_signed() - self.clock().cast_signed();
+            let stand = self.stand.as_mut().expect("it has just been there");
+            stand.freed = None;
+            stand.since = at;
+            stand.awaited = still.clone();
+            stand.limit = Instant::now() + STAND;
+            for cpu in still.iter() {
+                self.release(cpu.index())?;
+            }
+            if !still.is_empty() {
+                return Ok(());
+            }
+        }
+        let now = self.now();
+        self.stand = None;
+        self.shift = now.cast_signed() - self.clock().cast_signed();
+        let regs = self.on(sender, |vcpu| vcpu.registers())?;
+        self.pass(sender, &regs)
+    }
+
+    /// Whether a variable of the stop path says that this call climbs no ladder.
+    pub(super) fn returns_at_once(&self, stop: StopKind) -> Result<bool, Error> {
+        let facts = self.around.kernel.stop()?;
+        let again = stop == StopKind::Crash && facts.crash_stop == Some(true);
+        Ok(again || facts.stop_in_progress == Some(true))
+    }
+
+    pub(super) fn calls(&mut self, cpu: usize, stop: StopKind, regs: &Regs) -> Result<(), Error> {
+        if self.cpus[cpu].call.is_some() {
+            // The crash stop calls the plain one.
+            return Ok(());
+        }
+        self.look(cpu)?;
+        self.say(cpu, Seen::Trapped, What::Calls(stop));
+        self.come_as_sender(cpu, Does::Restart);
+        let mut others = self.online()?;
+        others.remove(CpuId(cpu as u16));
+        let climbs = !others.is_empty() && !self.returns_at_once(stop)?;
+        if climbs {
+            let running = match self.around.kernel.system_state() {
+                Ok(state) => state <= SystemState::Running,
+                // A panic begins while the system runs, a restart ends that.
+                Err(InspectError::NoSymbol { .. }) => self.cpus[cpu].panicked,
+                Err(error) => return Err(error.into()),
+            };
+            let what = What::Climbs {
+                stop,
+                others,
+                running,
+            };
+            self.say(cpu, Seen::Quiesce, what);
+        }
+        let functions = &self.around.functions;
+        let mut spots: Vec<(u64, Spot)> =
+            functions.send.iter().map(|at| (*at, Spot::Sends)).collect();
+        spots.push((functions.says, Spot::Says));
+        spots.push((regs.x[30], Spot::Returns(regs.sp)));
+        spots.extend(self.points_of(cpu)?);
+        let own = &mut self.cpus[cpu];
+        own.spots = spots;
+        own.call = Some(Call {
+            sent: None,
+            rung: None,
+            returned: false,
+        });
+        Ok(())
+    }
+
+    pub(super) fn online(&self) -> Result<CpuSet, Error> {
+        match self.around.kernel.online() {
+            Ok(online) => Ok(online),
+            Err(InspectError::NoSymbol { .. }) => Ok(CpuSet::first(self.watch.cpus())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// How this kernel asks by this SGI.
+    pub(super) fn via(&self, sgi: u64) -> Request {
+        let protocol = self.around.protocol;
+        let rungs = [protocol.plain.ladder.is, protocol.crash.ladder.is].concat();
+        let nmi = rungs
+            .iter()
+            .any(|rung| rung.request == Request::Nmi && rung.sgi.map(u64::from) == Some(sgi));
+        if nmi && self.scenario.pseudo_nmi {
+            Request::Nmi
+        } else {
+            Request::Irq
+        }
+    }
+
+    pub(super) fn mask(&self, object: &str, at: u64) -> Result<CpuSet, Error> {
+        let bits = self.around.kernel.space.u64(object, KernelVa(at))?;
+        Ok(CpuSet::from_bits(bits))
+    }
+
+    pub(super) fn sends(&mut self, cpu: usize, regs: &Regs) -> Result<(), Error> {
+        let space = &self.around.kernel.space;
+        let data = KernelVa(regs.x[0]);
+        let irq = space.u32("irq_data.irq", data.plus(IRQ_DATA_IRQ))?;
+        let sgi = space.u64("irq_data.hwirq", data.plus(IRQ_DATA_HWIRQ))?;
+        self.ipi_base
+            .get_or_insert(u64::from(irq).wrapping_sub(sgi));
+        if !STOPS.contains(&sgi) {
+            return Ok(());
+        }
+        self.look(cpu)?;
+        let to = self.mask("the mask of an IPI", regs.x[1])?;
+        let via = self.via(sgi);
+        let first = self.cpus[cpu]
+            .call
+            .as_ref()
+            .is_none_or(|call| call.sent.is_none());
+        if first {
+            self.say(cpu, Seen::Quiesce, What::Reads(to.clone()));
+        }
+        self.logged(cpu)?;
+        let what = What::Requests {
+            via,
+            to: to.clone(),
+        };
+        self.say(cpu, Seen::Trapped, what);
+        let now = self.now();
+        self.first_request.get_or_insert(now);
+        let own = &mut self.cpus[cpu];
+        if let Some(call) = &mut own.call {
+            call.sent = Some((via, to));
+            call.rung = Some((via, now));
+            own.spots.retain(|(_, spot)| !matches!(spot, Spot::Sent(_)));
+            own.spots.push((regs.x[30], Spot::Sent(regs.sp)));
+        }
+        Ok(())
+    }
+
+    /// The sender is about to print: `retry` and `failed` come behind a rung that has run out, and bring the mask that was read.
+    pub(super) fn says(&mut self, cpu: usize, regs: &Regs) -> Result<(), Error> {
+        let mut format = [0; 48];
+        self.around
+            .kernel
+            .space
+            .read("a format of printk", KernelVa(regs.x[0]), &mut format)?;
+        let format = String::from_utf8_lossy(&format);
+        if !format.contains("SMP: retry stop") && !format.contains("SMP: failed to stop") {
+            return Ok(());
+        }
+        self.look(cpu)?;
+        let now = self.now();
+        let rung = self.cpus[cpu]
+            .call
+            .as_mut()
+            .and_then(|call| call.rung.take());
+        if let Some((via, since)) = rung {
+            self.rungs.push((via, now.saturating_sub(since)));
+            self.say(cpu, Seen::Trapped, What::RungOut(via));
+        }
+        let mask = self.mask("the mask of a message", regs.x[2])?;
+        self.say(cpu, Seen::Trapped, What::Reads(mask));
+        Ok(())
+    }
+
+    pub(super) fn returns(&mut self, cpu: usize) -> Result<(), Error> {
+        self.look(cpu)?;
+        self.logged(cpu)?;
+        // A rung that did not run out lasts at least as long as it did.
+        let now = self.now();
+        let rung = self.cpus[cpu]
+            .call
+            .as_mut()
+            .and_then(|call| call.rung.take());
+        self.rungs
+            .extend(rung.map(|(via, since)| (via, now.saturating_sub(since))));
+        self.say(cpu, Seen::Trapped, What::Returns);
+        if let Some(call) = &mut self.cpus[cpu].call {
+            call.returned = true;
+        }
+        let flush = (self.around.functions.flush, Spot::Flushes);
+        let mut spots = self.points_of(cpu)?;
+        spots.push(flush);
+        self.cpus[cpu].spots = spots;
+        Ok(())
+    }
+
+    /// A flush of the console in panic is over; the last one comes behind the last line.
+    pub(super) fn flushed(&mut self, cpu: usize) -> Result<(), Error> {
+        self.logged(cpu)?;
+        self.look(cpu)?;
+        let ends = |event: &Event| matches!(&event.what, What::Logs { text, .. } if text.starts_with(PANIC_END));
+        if self.events.iter().any(ends) {
+            self.say(cpu, Seen::Trapped, What::Flushed);
+            self.say(cpu, Seen::Trapped, What::Goes(Onward::PanicEnd));
+            self.over = Some(End::Complete);
+        }
+        Ok(())
+    }
+}

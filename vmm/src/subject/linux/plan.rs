@@ -1,0 +1,241 @@
+//! A scenario as Linux can do it: what its command line tells init, and where its points are.
+
+use std::fmt::Write as _;
+
+use guest_abi::point::{InLinux, Point};
+use vmm_core::arm::CpuId;
+use vmm_core::evidence::{Manner, Onward, StopKind};
+use vmm_core::scenario::{Does, HoldUntil, Passing, Scenario};
+
+use super::tap::Catch;
+
+/// A kernel's RAM, in bytes: Debian's kernels boot in half of it.
+pub const MEMORY: u64 = 512 << 20;
+
+/// What Linux cannot be made to do by our init and from outside.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Unfit {
+    /// A task that init has no word for.
+    #[error(
+        "{name} has CPU {cpu} do what a Linux guest's init has no word for; payload:PROTOCOL can"
+    )]
+    Task {
+        /// The scenario.
+        name: String,
+        /// The CPU.
+        cpu: CpuId,
+    },
+    /// Two CPUs that trigger.
+    #[error(
+        "{0} has several triggers that are no panic and restart of one CPU each; payload:PROTOCOL can do it"
+    )]
+    Triggers(String),
+    /// A point that Linux has not, or not in this manner.
+    #[error(
+        "{name} needs the point {at}, and in Linux nothing can be caught there; payload:PROTOCOL can"
+    )]
+    Point {
+        /// The scenario.
+        name: String,
+        /// The point.
+        at: Point,
+    },
+    /// CPUs that are down.
+    #[error(
+        "{0} begins with CPUs offline, which a Linux guest's init has no word for; payload:PROTOCOL can"
+    )]
+    Offline(String),
+    /// A capture kernel.
+    #[error(
+        "{0} goes on to a capture kernel, and none is loaded in a Linux guest; payload:PROTOCOL can"
+    )]
+    Kexec(String),
+    /// A property of the machine.
+    #[error(
+        "{name} needs {what}, which a Linux guest on KVM does not have; payload:PROTOCOL or model can"
+    )]
+    Machine {
+        /// The scenario.
+        name: String,
+        /// What.
+        what: &'static str,
+    },
+    /// The kernel lacks the symbol.
+    #[error(
+        "the kernel has no symbol for the point {at} (of {names}), so that nothing can be caught there"
+    )]
+    NoSymbol {
+        /// The point.
+        at: Point,
+        /// What was looked for.
+        names: String,
+    },
+}
+
+/// Where a point is, before the kernel's symbols are known.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Where {
+    /// At the tap.
+    Console(Catch),
+    /// At the entry of the first of these functions that there is.
+    Entry(&'static [&'static str]),
+}
+
+/// Where Linux passes a point, if it can be caught there.
+pub(super) fn place(point: Point) -> Option<Where> {
+    point.linux().iter().find_map(|place| match place {
+        InLinux::Entry(names) => Some(Where::Entry(names)),
+        InLinux::ControlWrite(1) => Some(Where::Console(Catch::Locked)),
+        InLinux::ControlWrite(_) => Some(Where::Console(Catch::Unlock)),
+        InLinux::MidRecord => Some(Where::Console(Catch::Middle)),
+        _ => None,
+    })
+}
+
+/// Every point that a scenario waits for, with its CPU.
+pub(super) fn passings(scenario: &Scenario) -> Vec<Passing> {
+    let mut passings: Vec<Passing> = Vec::new();
+    let holds = scenario.holds.iter().flat_map(|hold| {
+        let own = Passing {
+            cpu: hold.cpu,
+            at: hold.at,
+        };
+        let until = match hold.until {
+            HoldUntil::Passing(passing) => Some(passing),
+            HoldUntil::AfterRequest(_) | HoldUntil::Never => None,
+        };
+        [Some(own), until].into_iter().flatten()
+    });
+    for passing in holds.chain(scenario.tasks.iter().filter_map(|task| task.after)) {
+        if !passings.contains(&passing) {
+            passings.push(passing);
+        }
+    }
+    passings
+}
+
+/// Whether Linux can do it, as far as that shows without a kernel.
+pub fn check(scenario: &Scenario) -> Result<(), Unfit> {
+    let name = || scenario.name.clone();
+    if !scenario.offline.is_empty() {
+        return Err(Unfit::Offline(name()));
+    }
+    if scenario.after == Onward::Kexec {
+        return Err(Unfit::Kexec(name()));
+    }
+    let machine = |what| Err(Unfit::Machine { name: name(), what });
+    if scenario.sdei {
+        return machine("firmware with SDEI");
+    }
+    if scenario.late_stores {
+        return machine("stores that become visible late");
+    }
+    if !scenario.can_die {
+        return machine("CPUs that cannot power off");
+    }
+    for task in &scenario.tasks {
+        if !matches!(
+            task.does,
+            Does::Panic | Does::Restart | Does::Talk(_) | Does::MaskIrqs
+        ) {
+            return Err(Unfit::Task {
+                name: name(),
+                cpu: task.cpu,
+            });
+        }
+    }
+    let panics = scenario
+        .tasks
+        .iter()
+        .filter(|task| task.does == Does::Panic);
+    if panics.count() > 1 {
+        return Err(Unfit::Triggers(name()));
+    }
+    for Passing { at, .. } in passings(scenario) {
+        let fits = match place(at) {
+            Some(Where::Console(_)) => true,
+            Some(Where::Entry(_)) => {
+                let stalled =
+                    |hold: &vmm_core::scenario::Hold| hold.at == at && hold.manner == Manner::Stall;
+                !scenario.holds.iter().any(stalled)
+            }
+            None => false,
+        };
+        if !fits {
+            return Err(Unfit::Point { name: name(), at });
+        }
+    }
+    Ok(())
+}
+
+/// The kernel's command line.
+pub(super) fn command_line(scenario: &Scenario) -> String {
+    let mut line = "console=ttyAMA0 quiet printk.devkmsg=on panic=0 init.answer".to_owned();
+    if scenario.pseudo_nmi {
+        line += " irqchip.gicv3_pseudo_nmi=1";
+    }
+    if scenario.stop == StopKind::Crash {
+        // So that a panic saves the registers of all CPUs although there is no capture kernel (Linux kernel/panic.c).
+        line += " crash_kexec_post_notifiers";
+    }
+    let list = |does: fn(&Does) -> bool| {
+        let those = scenario.tasks.iter().filter(|task| does(&task.does));
+        let cpus: Vec<String> = those.map(|task| task.cpu.to_string()).collect();
+        cpus.join(",")
+    };
+    let talkers = list(|does| matches!(does, Does::Talk(_)));
+    if !talkers.is_empty() {
+        // Writing to a string cannot fail.
+        let _ = write!(line, " init.talk={talkers}");
+    }
+    let triggers = scenario.tasks.iter().filter_map(|task| {
+        let word = match task.does {
+            // The one that prints nothing before it panics: a CPU that is held in the console keeps it from nothing.
+            Does::Panic => "exit",
+            Does::Restart => "reboot",
+            Does::MaskIrqs => "hardlockup",
+            _ => return None,
+        };
+        Some(format!("{word}@{}", task.cpu))
+    });
+    let triggers: Vec<String> = triggers.collect();
+    let _ = write!(line, " init.trigger={}", triggers.join(","));
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scenario(name: &str) -> Scenario {
+        let path = format!(
+            "{}/../tests/scenarios/{name}.toml",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        let text = std::fs::read_to_string(path).unwrap();
+        Scenario::parse(name, &text).unwrap()
+    }
+
+    #[test]
+    fn init_is_told_who_talks_and_who_panics() {
+        assert_eq!(
+            command_line(&scenario("console-locked")),
+            "console=ttyAMA0 quiet printk.devkmsg=on panic=0 init.answer irqchip.gicv3_pseudo_nmi=1 \
+             crash_kexec_post_notifiers init.talk=1 init.trigger=exit@0"
+        );
+        let plain = command_line(&scenario("idle-plain"));
+        assert!(!plain.contains("post_notifiers") && !plain.contains("init.talk"));
+    }
+
+    #[test]
+    fn what_linux_cannot_do_is_named() {
+        let refused = |name| check(&scenario(name)).unwrap_err().to_string();
+        assert_eq!(check(&scenario("console-locked")), Ok(()));
+        assert!(
+            refused("v1-1-empty-note").starts_with("v1-1-empty-note goes on to a capture kernel")
+        );
+        assert!(refused("e5-online-late").starts_with("e5-online-late begins with CPUs offline"));
+        assert!(refused("late-stores").contains("stores that become visible late"));
+        assert!(refused("wedged").contains("the point console-spin"));
+    }
+}

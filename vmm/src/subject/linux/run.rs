@@ -1,0 +1,300 @@
+//! One run of Linux on KVM, from nothing to its evidence.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use guest_abi::protocol::{Protocol, Word};
+use vmm_core::arm::{CpuId, CpuSet};
+use vmm_core::era::{self, Era};
+use vmm_core::evidence::{Event, Evidence, Judged, Setting, StopKind};
+use vmm_core::inspect::{InspectError, Kernel};
+use vmm_core::model::climbed;
+use vmm_core::pl011::Symbol;
+use vmm_core::scenario::Scenario;
+
+use super::guest::{Functions, Ram, Watch, places};
+use super::live::{Around, Live};
+use super::tap::{ACKNOWLEDGE, Tap};
+use super::{Files, MEMORY, Unfit, plan};
+use crate::conductor::{self, Conductor, Next, Reason, Trap};
+use crate::kvm::{self, KvmVcpu};
+use crate::machine::{self, Blob, Format, Guest, Machine, PowerOff, Tally};
+use crate::subject::Hear;
+
+/// What keeps a run from its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// What the host said.
+        source: std::io::Error,
+    },
+    /// Linux cannot do it.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    /// The machine.
+    #[error(transparent)]
+    Machine(#[from] machine::Error),
+    /// The threads.
+    #[error(transparent)]
+    Conductor(#[from] conductor::Error),
+    /// KVM.
+    #[error(transparent)]
+    Kvm(#[from] kvm::Error),
+    /// What memory does not tell.
+    #[error("{0}")]
+    Inspect(#[from] InspectError),
+    /// init never asked.
+    #[error("{kernel} did not come as far as our init: {why}; it said: {said}")]
+    NoInit {
+        /// The kernel's file.
+        kernel: String,
+        /// What happened instead.
+        why: &'static str,
+        /// Its last words on the console.
+        said: String,
+    },
+    /// The guest went away in the middle.
+    #[error("a vCPU's thread is gone")]
+    Gone,
+    /// Somebody outside ended it.
+    #[error("stopped by signal {0}")]
+    Signal(i32),
+}
+
+/// How it is run.
+pub struct Options<'a> {
+    /// What stands behind `linux:`.
+    pub name: &'a str,
+    /// Its files.
+    pub files: &'a Files,
+    /// The table that it is judged by, whatever its symbols say.
+    pub judged_as: Option<&'static Protocol>,
+    /// Where its ack lies, whatever its table says.
+    pub ack: Option<Word>,
+    /// What the guest takes for chance.
+    pub seed: u64,
+    /// When to give up.
+    pub deadline: Instant,
+    /// The kind of host, for the evidence.
+    pub host: &'static str,
+    /// Hears of it as it happens.
+    pub hear: &'a mut dyn Hear,
+}
+
+/// Runs a scenario once, in a new VM.
+pub fn run(scenario: &Scenario, options: Options<'_>) -> Result<Evidence, Error> {
+    plan::check(scenario)?;
+    let guest = Guest {
+        kernel: read(&options.files.kernel)?,
+        format: Some(Format::Image),
+        initrd: Some(read(&options.files.initramfs)?),
+        cmdline: plan::command_line(scenario),
+        memory: MEMORY,
+    };
+    let cpus = usize::from(scenario.cpus);
+    let strays = Arc::new(Tally::default());
+    let machine = Machine::build(guest, cpus, options.seed, None, PowerOff::Told, &strays)?;
+    // Nobody listens at its other end: the tap has every byte.
+    machine.uart.deafen();
+    let uart = Arc::clone(&machine.uart);
+    let tap = Arc::new(Tap::new(cpus));
+    let bus = Arc::new(
+        machine
+            .bus
+            .tapped(Arc::clone(&tap) as Arc<dyn machine::Tap>),
+    );
+    let conductor = Conductor::start(machine.vcpus, &bus)?;
+    options.hear.starts(
+        conductor.stopper(),
+        &format_args!("{}: booting", options.files.kernel.display()),
+    );
+    conductor.run();
+    let asking = asked(&conductor, &tap, &options)?;
+    let ram = Ram(machine.memory);
+    let quiesced = conductor.quiesce();
+    let kernel = Kernel::find(&ram, scenario.cpus)?;
+    let judging = Judging::of(&kernel, &options);
+    let functions = Functions::find(&kernel)?;
+    let watch = Watch::new(&ram, &kernel, scenario.cpus)?;
+    let mut setting = setting(scenario, &judging, &kernel, &watch, &options)?;
+    let places = places(&kernel);
+    options.hear.begins(&setting, &places);
+    let around = Around {
+        ram: &ram,
+        kernel: &kernel,
+        functions,
+        tap: &tap,
+        clock: machine.clock,
+        protocol: judging.protocol,
+        deadline: options.deadline,
+        places,
+    };
+    let mut live = Live::new(scenario, &conductor, around, watch, options.hear)?;
+    live.arm_all()?;
+    conductor.thaw(asking);
+    drop(quiesced);
+    // It waits for the guest to listen, which a guest that asked does; at the end of the run it is told that there is nobody.
+    let answer = {
+        let uart = Arc::clone(&uart);
+        std::thread::spawn(move || {
+            uart.receive([Symbol::Byte(ACKNOWLEDGE)]);
+            uart.idle();
+        })
+    };
+    let driven = live.drive();
+    uart.close();
+    if let Err(panic) = answer.join() {
+        std::panic::resume_unwind(panic);
+    }
+    let end = driven?;
+    let story = live.finish()?;
+    conductor.finish();
+    for (via, us) in &mut setting.rungs {
+        let seen = story.rungs.iter().find(|(seen, _)| seen == via);
+        *us = seen.map_or(*us, |(_, seen)| (*us).max(*seen));
+    }
+    setting.protocol = judging.settle(scenario.stop, &story.events);
+    Ok(Evidence {
+        setting,
+        events: story.events,
+        places: story.places,
+        end,
+        scenario: scenario.to_string(),
+    })
+}
+
+/// Waits for init's question; the vCPU that asked.
+fn asked(conductor: &Conductor<KvmVcpu>, tap: &Tap, options: &Options<'_>) -> Result<usize, Error> {
+    let why = match conductor.next_trap(options.deadline) {
+        Next::Trapped(cpu, Trap::Tapped) => return Ok(cpu),
+        Next::Trapped(..) => "it powered a CPU off",
+        Next::Late => "it took longer than it may (--timeout)",
+        Next::Ended => match ended(conductor)? {
+            conductor::End::Reset => "it reset itself",
+            _ => "it powered itself off",
+        },
+    };
+    Err(Error::NoInit {
+        kernel: options.files.kernel.display().to_string(),
+        why,
+        said: tap.last_words(),
+    })
+}
+
+/// How the run ended from inside; what ended it from outside is an error.
+pub(super) fn ended(conductor: &Conductor<KvmVcpu>) -> Result<conductor::End<kvm::Error>, Error> {
+    match conductor.wait(Some(Instant::now())) {
+        Some(conductor::End::Asked(Reason::Signal(signal))) => Err(Error::Signal(signal)),
+        Some(conductor::End::Failed { error, .. }) => Err(error.into()),
+        Some(end) => Ok(end),
+        None => Err(Error::Gone),
+    }
+}
+
+fn read(path: &Path) -> Result<Blob, Error> {
+    let name = path.display().to_string();
+    match fs::read(path) {
+        Ok(bytes) => Ok(Blob { name, bytes }),
+        Err(source) => Err(Error::Read { path: name, source }),
+    }
+}
+
+/// What a kernel is judged by.
+struct Judging {
+    /// The table whose ladder it is expected to climb.
+    protocol: &'static Protocol,
+    /// All that have its symbols: what its CPUs do tells.
+    candidates: Vec<&'static Protocol>,
+    /// What goes into the evidence.
+    judged: Judged,
+    /// Whether its ack is known, wherever that lies.
+    knows_ack: bool,
+}
+
+impl Judging {
+    fn by(protocol: &'static Protocol) -> Self {
+        Self {
+            protocol,
+            candidates: vec![protocol],
+            judged: protocol.into(),
+            knows_ack: true,
+        }
+    }
+
+    fn of(kernel: &Kernel<'_, Ram>, options: &Options<'_>) -> Self {
+        let mut judging = match (options.judged_as, Era::of(&kernel.symbols)) {
+            (Some(protocol), _) | (None, Era::Told(protocol)) => Self::by(protocol),
+            (None, Era::OneOf(candidates)) => Self {
+                candidates: candidates.clone(),
+                ..Self::by(candidates[0])
+            },
+            (None, Era::Unknown(unknown)) => {
+                let newest = || Protocol::named("irq-then-nmi").expect("it is the mainline's");
+                let protocol = unknown.candidates().last().copied().unwrap_or_else(newest);
+                Self {
+                    judged: Judged {
+                        name: "unknown".to_owned(),
+                        table: unknown.to_string(),
+                        ..Judged::from(protocol)
+                    },
+                    knows_ack: false,
+                    ..Self::by(protocol)
+                }
+            }
+        };
+        if let Some(word) = options.ack {
+            judging.judged.plain_ack = word;
+            judging.judged.crash_ack = word;
+            judging.knows_ack = true;
+        }
+        judging
+    }
+
+    /// After the run: which of those with the same symbols it was.
+    fn settle(self, stop: StopKind, events: &[Event]) -> Judged {
+        match era::fitting(&self.candidates, stop, events)[..] {
+            [only] if self.candidates.len() > 1 => only.into(),
+            _ => self.judged,
+        }
+    }
+}
+
+fn setting(
+    scenario: &Scenario,
+    judging: &Judging,
+    kernel: &Kernel<'_, Ram>,
+    watch: &Watch,
+    options: &Options<'_>,
+) -> Result<Setting, Error> {
+    let (stop, ack) = match scenario.stop {
+        StopKind::Plain => (&judging.protocol.plain, judging.judged.plain_ack),
+        StopKind::Crash => (&judging.protocol.crash, judging.judged.crash_ack),
+    };
+    let online: CpuSet = match kernel.online() {
+        Ok(online) => online,
+        Err(InspectError::NoSymbol { .. }) => (0..scenario.cpus).map(CpuId).collect(),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Setting {
+        subject: format!("linux:{}", options.name),
+        protocol: judging.judged.clone(),
+        scenario: scenario.name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: options.host.to_owned(),
+        build_id: kernel.info.build_id().map(str::to_owned),
+        seed: Some(options.seed),
+        schedule: None,
+        cpus: scenario.cpus,
+        online,
+        pseudo_nmi: scenario.pseudo_nmi,
+        rungs: climbed(stop, scenario),
+        ack_located: judging.knows_ack && watch.has(ack),
+        capture: false,
+    })
+}
