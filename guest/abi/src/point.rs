@@ -22,6 +22,8 @@ pub enum InLinux {
     MidRecord,
     /// A write to ICC_SGI1R_EL1 for this SGI: the function that makes it.
     SgiWrite(u8),
+    /// The circle in which this function turns for ever.
+    CircleOf(&'static str),
     /// The exception vector of this kind, before anything is unmasked.
     Vector(&'static str),
     /// Nowhere: the kernel does it in one place with another point, or not at all.
@@ -131,7 +133,7 @@ points! {
     /// Coming online.
     Online = 51, "online", &[InLinux::Entry(&["secondary_start_kernel"])];
     /// Ordinary code of a CPU that does something else with interrupts masked.
-    Masked = 52, "masked", &[InLinux::Nowhere];
+    Masked = 52, "masked", &[InLinux::CircleOf("lkdtm_HARDLOCKUP")];
 }
 
 impl Point {

@@ -53,6 +53,9 @@ pub(super) struct Args {
     /// The payload, where it shall not be looked for
     #[arg(long, value_name = "FILE")]
     payload: Option<PathBuf>,
+    /// The vmlinux of the Linux kernel that is run: its symbols are preferred to those that the kernel has with it
+    #[arg(long, value_name = "FILE")]
+    vmlinux: Option<PathBuf>,
     /// Judge a Linux kernel by the table of this protocol, whatever its symbols say
     #[arg(long = "as", value_name = "PROTOCOL", value_parser = named)]
     judged_as: Option<&'static Protocol>,
@@ -132,6 +135,7 @@ impl Args {
             return payload_needs(&self.scenario, self.payload.as_deref(), self.out.as_deref());
         };
         let mut inputs = vec![files.kernel.clone(), files.initramfs.clone()];
+        inputs.extend(self.vmlinux.clone());
         if self.scenario.ends_with(".toml") {
             inputs.push(PathBuf::from(&self.scenario));
         }
@@ -182,10 +186,15 @@ impl Args {
             payload::check(&scenario)
                 .or_else(|unfit| unfit.is_of_a_host().then_some(()).ok_or(unfit))
                 .map_err(|unfit| unfit.to_string())?;
-            if self.judged_as.is_some() {
-                return Err(
-                    "--as is for a Linux kernel; the payload's protocol is known".to_owned(),
-                );
+            let given = [
+                ("--as", self.judged_as.is_some()),
+                ("--ack", self.ack.is_some()),
+                ("--vmlinux", self.vmlinux.is_some()),
+            ];
+            if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
+                return Err(format!(
+                    "{option} is for a Linux kernel; --subject linux:NAME or linux:PATH is meant"
+                ));
             }
             payload = match &self.payload {
                 Some(path) => path.clone(),

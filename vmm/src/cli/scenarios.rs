@@ -15,6 +15,7 @@ macro_rules! embedded {
 }
 
 embedded! {
+    "all-masked",
     "any-crash-3",
     "any-crash-4",
     "any-give-up-3",
@@ -51,8 +52,10 @@ embedded! {
     "idle-plain",
     "late-stores",
     "no-pseudo-nmi",
+    "not-run-in-section",
     "restart-stalled",
     "retry-for-nobody",
+    "save-held",
     "stop-64",
     "thawed-at-nmi-send",
     "three-panics",

@@ -323,8 +323,9 @@ impl<J, T, E> Gate<J, T, E> {
         }
     }
 
-    /// Brings one vCPU out of the guest, and keeps it there until it is [let go](Gate::thaw).
-    pub(super) fn freeze(&self, seat: usize) {
+    /// Brings one vCPU out of the guest, and keeps it there until it is [let go](Gate::thaw); what it was trapped by, if nobody has been
+    /// told that yet.
+    pub(super) fn freeze(&self, seat: usize) -> Option<T> {
         let mut state = self.lock();
         let own = &mut state.seats[seat];
         own.frozen = true;
@@ -334,6 +335,7 @@ impl<J, T, E> Gate<J, T, E> {
         while !matches!(state.seats[seat].place, Place::Gate | Place::Gone) {
             state = self.wait(state);
         }
+        state.seats[seat].trap.take().map(|(_, trap)| trap)
     }
 
     /// Lets a vCPU run again that was kept out of the guest alone.

@@ -151,9 +151,10 @@ impl<V: Vcpu + 'static> Conductor<V> {
         self.gate.next_trap(deadline)
     }
 
-    /// Brings one vCPU out of the guest with no access pending, and keeps it there, until it is [let go](Conductor::thaw).
-    pub fn freeze(&self, vcpu: usize) {
-        self.gate.freeze(vcpu);
+    /// Brings one vCPU out of the guest with no access pending, and keeps it there, until it is [let go](Conductor::thaw). If it was
+    /// trapped meanwhile, by what: [`next_trap`](Conductor::next_trap) does not tell that any more.
+    pub fn freeze(&self, vcpu: usize) -> Option<Trap> {
+        self.gate.freeze(vcpu)
     }
 
     /// Lets a vCPU go on that was trapped or frozen.

@@ -147,6 +147,7 @@ fn one(
             let options = linux::Options {
                 name,
                 files,
+                vmlinux: args.vmlinux.as_deref(),
                 judged_as: args.judged_as,
                 ack: args.ack,
                 seed,
@@ -265,6 +266,9 @@ fn report(
                 more += setting.schedule.as_deref().unwrap_or_default();
             }
             Subject::Linux { .. } => {
+                if let Some(path) = &args.vmlinux {
+                    more += &format!(" --vmlinux {}", path.display());
+                }
                 if let Some(protocol) = args.judged_as {
                     more += &format!(" --as {}", protocol.name);
                 }

@@ -126,8 +126,11 @@ impl Functions {
 
 /// The entry of the function that a point is in this kernel.
 pub(super) fn entry<M: Memory>(kernel: &Kernel<'_, M>, at: Point) -> Result<Option<u64>, Unfit> {
-    let Some(Where::Entry(names)) = place(at) else {
-        return Ok(None);
+    let place = place(at);
+    let names = match &place {
+        Some(Where::Entry(names)) => names,
+        Some(Where::Circle(name)) => std::slice::from_ref(name),
+        _ => return Ok(None),
     };
     let found = names
         .iter()
@@ -225,6 +228,14 @@ impl Watch {
             u64::from_le_bytes(bytes)
         };
         self.words.iter().map(value).collect()
+    }
+
+    /// Whether this address lies in this word.
+    pub(super) fn is_in(&self, word: Word, address: u64) -> bool {
+        self.words.iter().any(|located| {
+            let bytes = width(word).bytes() as u64;
+            located.word == word && (located.va.0..located.va.0 + bytes).contains(&address)
+        })
     }
 
     /// Whether acks can be seen in this word.

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use guest_abi::point::{InLinux, Point};
+use guest_abi::protocol::Request;
 use vmm_core::arm::CpuId;
 use vmm_core::evidence::{Manner, Onward, StopKind};
 use vmm_core::scenario::{Does, HoldUntil, Passing, Scenario};
@@ -25,11 +26,6 @@ pub enum Unfit {
         /// The CPU.
         cpu: CpuId,
     },
-    /// Two CPUs that trigger.
-    #[error(
-        "{0} has several triggers that are no panic and restart of one CPU each; payload:PROTOCOL can do it"
-    )]
-    Triggers(String),
     /// A point that Linux has not, or not in this manner.
     #[error(
         "{name} needs the point {at}, and in Linux nothing can be caught there; payload:PROTOCOL can"
@@ -79,17 +75,54 @@ pub(super) enum Where {
     Console(Catch),
     /// At the entry of the first of these functions that there is.
     Entry(&'static [&'static str]),
+    /// In the circle of this function.
+    Circle(&'static str),
+    /// Where the sender says that it stops the others.
+    Announces,
+    /// Where it writes the SGI of a rung.
+    Asks(Request),
+    /// Behind that.
+    Polls(Request),
+    /// Where a stop request is handled.
+    Handles,
+    /// Before the store of the ack.
+    Acks,
+    /// On the way to its rest with nothing left to be seen of it.
+    Rests,
 }
 
-/// Where Linux passes a point, if it can be caught there.
+/// Where Linux passes a point, if it can be caught there. What several places of Linux pass, or other code as well, is caught where it
+/// is known what it is for.
 pub(super) fn place(point: Point) -> Option<Where> {
+    match point {
+        Point::Announce => return Some(Where::Announces),
+        Point::IrqSend => return Some(Where::Asks(Request::Irq)),
+        Point::NmiSend => return Some(Where::Asks(Request::Nmi)),
+        Point::IrqWait => return Some(Where::Polls(Request::Irq)),
+        Point::NmiWait => return Some(Where::Polls(Request::Nmi)),
+        Point::IrqOpen => return Some(Where::Handles),
+        Point::Ack => return Some(Where::Acks),
+        Point::Rest => return Some(Where::Rests),
+        _ => {}
+    }
     point.linux().iter().find_map(|place| match place {
         InLinux::Entry(names) => Some(Where::Entry(names)),
+        InLinux::CircleOf(name) => Some(Where::Circle(name)),
         InLinux::ControlWrite(1) => Some(Where::Console(Catch::Locked)),
         InLinux::ControlWrite(_) => Some(Where::Console(Catch::Unlock)),
         InLinux::MidRecord => Some(Where::Console(Catch::Middle)),
         _ => None,
     })
+}
+
+/// Whether a CPU can be held there in this manner.
+fn can_hold(place: Where, manner: Manner) -> bool {
+    match place {
+        Where::Console(_) => true,
+        Where::Entry(_) | Where::Handles | Where::Circle(_) => manner != Manner::Stall,
+        Where::Announces | Where::Asks(_) | Where::Acks => manner == Manner::Freeze,
+        Where::Polls(_) | Where::Rests => false,
+    }
 }
 
 /// Every point that a scenario waits for, with its CPU.
@@ -106,7 +139,14 @@ pub(super) fn passings(scenario: &Scenario) -> Vec<Passing> {
         };
         [Some(own), until].into_iter().flatten()
     });
-    for passing in holds.chain(scenario.tasks.iter().filter_map(|task| task.after)) {
+    // A CPU that masks its interrupts is to have done so before anybody panics.
+    let masked = scenario.tasks.iter().filter_map(|task| {
+        let cpu = task.cpu;
+        let at = Point::Masked;
+        (task.does == Does::MaskIrqs).then_some(Passing { cpu, at })
+    });
+    let after = scenario.tasks.iter().filter_map(|task| task.after);
+    for passing in holds.chain(after).chain(masked) {
         if !passings.contains(&passing) {
             passings.push(passing);
         }
@@ -144,22 +184,16 @@ pub fn check(scenario: &Scenario) -> Result<(), Unfit> {
             });
         }
     }
-    let panics = scenario
-        .tasks
-        .iter()
-        .filter(|task| task.does == Does::Panic);
-    if panics.count() > 1 {
-        return Err(Unfit::Triggers(name()));
-    }
-    for Passing { at, .. } in passings(scenario) {
-        let fits = match place(at) {
-            Some(Where::Console(_)) => true,
-            Some(Where::Entry(_)) => {
-                let stalled =
-                    |hold: &vmm_core::scenario::Hold| hold.at == at && hold.manner == Manner::Stall;
-                !scenario.holds.iter().any(stalled)
-            }
-            None => false,
+    for Passing { cpu, at } in passings(scenario) {
+        let place = place(at);
+        let held = scenario
+            .holds
+            .iter()
+            .find(|hold| (hold.cpu, hold.at) == (cpu, at));
+        let fits = match (place, held) {
+            (None, _) => false,
+            (Some(place), Some(hold)) => can_hold(place, hold.manner),
+            (Some(_), None) => true,
         };
         if !fits {
             return Err(Unfit::Point { name: name(), at });
@@ -188,10 +222,15 @@ pub(super) fn command_line(scenario: &Scenario) -> String {
         // Writing to a string cannot fail.
         let _ = write!(line, " init.talk={talkers}");
     }
+    let mut exits = 0;
     let triggers = scenario.tasks.iter().filter_map(|task| {
         let word = match task.does {
-            // The one that prints nothing before it panics: a CPU that is held in the console keeps it from nothing.
-            Does::Panic => "exit",
+            // The one that prints nothing before it panics: a CPU that is held in the console keeps it from nothing. PID 1 can do it once.
+            Does::Panic if exits == 0 => {
+                exits += 1;
+                "exit"
+            }
+            Does::Panic => "panic",
             Does::Restart => "reboot",
             Does::MaskIrqs => "hardlockup",
             _ => return None,

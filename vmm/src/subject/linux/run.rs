@@ -73,6 +73,8 @@ pub struct Options<'a> {
     pub name: &'a str,
     /// Its files.
     pub files: &'a Files,
+    /// Its vmlinux, whose symbols are preferred to those that the kernel has with it.
+    pub vmlinux: Option<&'a Path>,
     /// The table that it is judged by, whatever its symbols say.
     pub judged_as: Option<&'static Protocol>,
     /// Where its ack lies, whatever its table says.
@@ -118,7 +120,10 @@ pub fn run(scenario: &Scenario, options: Options<'_>) -> Result<Evidence, Error>
     let asking = asked(&conductor, &tap, &options)?;
     let ram = Ram(machine.memory);
     let quiesced = conductor.quiesce();
-    let kernel = Kernel::find(&ram, scenario.cpus)?;
+    let kernel = match options.vmlinux {
+        Some(path) => Kernel::with_vmlinux(&ram, scenario.cpus, &read(path)?.bytes)?,
+        None => Kernel::find(&ram, scenario.cpus)?,
+    };
     let judging = Judging::of(&kernel, &options);
     let functions = Functions::find(&kernel)?;
     let watch = Watch::new(&ram, &kernel, scenario.cpus)?;
@@ -155,10 +160,6 @@ pub fn run(scenario: &Scenario, options: Options<'_>) -> Result<Evidence, Error>
     let end = driven?;
     let story = live.finish()?;
     conductor.finish();
-    for (via, us) in &mut setting.rungs {
-        let seen = story.rungs.iter().find(|(seen, _)| seen == via);
-        *us = seen.map_or(*us, |(_, seen)| (*us).max(*seen));
-    }
     setting.protocol = judging.settle(scenario.stop, &story.events);
     Ok(Evidence {
         setting,

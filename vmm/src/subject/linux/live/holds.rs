@@ -20,11 +20,17 @@ impl Live<'_> {
         let tasks = self.scenario.tasks.iter();
         let own = tasks
             .clone()
-            .find(|task| task.cpu.index() == cpu && task.does == does && task.after.is_some());
-        if let Some(task) = own {
-            self.cpus[cpu].awaits = task.after.filter(|after| !self.passed.contains(after));
-            self.catch_at_console();
-        }
+            .find(|task| task.cpu.index() == cpu && task.does == does);
+        let masked = passings(self.scenario)
+            .into_iter()
+            .filter(|passing| passing.at == Point::Masked);
+        let after = own.and_then(|task| task.after);
+        self.cpus[cpu].awaits = after
+            .into_iter()
+            .chain(masked)
+            .filter(|passing| !self.passed.contains(passing))
+            .collect();
+        self.catch_at_console();
     }
 
     /// Has the tap catch the first CPU that the scenario wants at the console and that has not come there.
@@ -52,6 +58,22 @@ impl Live<'_> {
         })
     }
 
+    pub(super) fn has_passed(&self, cpu: usize, at: Point) -> bool {
+        let cpu = CpuId(cpu as u16);
+        self.passed.contains(&Passing { cpu, at })
+    }
+
+    /// A CPU is at a place; if that is a point of the scenario for it, it has come there.
+    pub(super) fn passes(&mut self, cpu: usize, place: Where) -> Result<(), Error> {
+        let point = passings(self.scenario)
+            .into_iter()
+            .find(|passing| passing.cpu.index() == cpu && plan::place(passing.at) == Some(place));
+        match point {
+            Some(passing) => self.comes(cpu, passing.at),
+            None => Ok(()),
+        }
+    }
+
     /// A CPU has come to a point of the scenario.
     pub(super) fn comes(&mut self, cpu: usize, at: Point) -> Result<(), Error> {
         self.look(cpu)?;
@@ -63,11 +85,17 @@ impl Live<'_> {
         if first {
             self.passed.push(passing);
         }
+        // A hold whose end has come before it is none.
+        let over = |hold: &&Hold| match hold.until {
+            HoldUntil::Passing(until) => self.passed.contains(&until),
+            HoldUntil::AfterRequest(_) | HoldUntil::Never => false,
+        };
         let hold = self
             .scenario
             .holds
             .iter()
-            .find(|hold| hold.cpu == passing.cpu && hold.at == at && first);
+            .find(|hold| hold.cpu == passing.cpu && hold.at == at && first)
+            .filter(|hold| !over(hold));
         match hold {
             Some(hold) => self.hold(cpu, *hold)?,
             None if matches!(plan::place(at), Some(Where::Console(_))) => self.conductor.thaw(cpu),
@@ -115,8 +143,11 @@ impl Live<'_> {
     /// Ends what was to last until this came.
     pub(super) fn release_for(&mut self, passing: Passing) -> Result<(), Error> {
         for cpu in 0..self.cpus.len() {
-            if self.cpus[cpu].awaits == Some(passing) {
-                self.cpus[cpu].awaits = None;
+            let awaits = &mut self.cpus[cpu].awaits;
+            let before = awaits.len();
+            awaits.retain(|other| *other != passing);
+            if awaits.is_empty() && before > 0 {
+                self.logged(cpu)?;
                 let regs = self.on(cpu, |vcpu| vcpu.registers())?;
                 self.pass(cpu, &regs)?;
             }
@@ -173,12 +204,19 @@ impl Live<'_> {
                         .spots
                         .retain(|(_, spot)| *spot != Spot::Spins);
                 }
-                if matches!(plan::place(held.hold.at), Some(Where::Console(_))) {
-                    self.arm(cpu)?;
-                    self.conductor.thaw(cpu);
-                } else {
-                    let regs = self.on(cpu, |vcpu| vcpu.registers())?;
-                    self.pass(cpu, &regs)?;
+                match plan::place(held.hold.at) {
+                    Some(Where::Acks) => self.store(cpu)?,
+                    Some(Where::Entry(_) | Where::Announces | Where::Asks(_)) => {
+                        self.at_spot(cpu)?
+                    }
+                    Some(Where::Handles) => {
+                        let regs = self.on(cpu, |vcpu| vcpu.registers())?;
+                        self.pass(cpu, &regs)?;
+                    }
+                    _ => {
+                        self.arm(cpu)?;
+                        self.conductor.thaw(cpu);
+                    }
                 }
             }
         }

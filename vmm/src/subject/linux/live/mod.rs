@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use guest_abi::point::Point;
-use guest_abi::protocol::{Protocol, Request};
-use vmm_core::arm::{CpuId, CpuSet};
+use guest_abi::protocol::{Protocol, Request, Word};
+use vmm_core::arm::{CpuId, CpuSet, KernelVa};
 use vmm_core::evidence::{
     End, Event, Hand, Interrupt, Manner, Masks, Onward, PlaceKind, Places, Regs, Seen, StopKind,
     What,
@@ -20,7 +20,7 @@ use crate::conductor::{self, Conductor, Next, Stepped, Trap};
 use crate::kvm::{self, Clock, KvmVcpu};
 use crate::subject::Hear;
 use crate::subject::linux::guest::{self, Functions, Ram, Watch};
-use crate::subject::linux::plan::passings;
+use crate::subject::linux::plan::{self, Where, passings};
 use crate::subject::linux::run::{Error, ended};
 use crate::subject::linux::tap::{self, Tap};
 use crate::vcpu::{Traps, Vcpu as _};
@@ -78,7 +78,7 @@ struct Held {
 struct Call {
     /// The last request, and whom it went to.
     sent: Option<(Request, CpuSet)>,
-    /// The rung that is being climbed, and since when.
+    /// The rung that is being climbed, and when it ends.
     rung: Option<(Request, u64)>,
     returned: bool,
 }
@@ -89,12 +89,16 @@ struct Cpu {
     /// Its program counter and stack pointer, where its spot has been dealt with and the instruction was not executed: an
     /// interrupt came first.
     passed: Option<(u64, u64)>,
-    /// It is kept at its spot until this has come.
-    awaits: Option<Passing>,
+    /// It is kept at its spot until all of these have come.
+    awaits: Vec<Passing>,
     held: Option<Held>,
     hand: Option<Hand>,
     handles_stop: bool,
+    /// The request that it has taken last.
+    took: Option<Request>,
     rests: bool,
+    /// Where it has cleared itself.
+    cleared: Vec<Word>,
     /// It spins with interrupts masked.
     masks_irqs: bool,
     call: Option<Call>,
@@ -108,10 +112,10 @@ struct Stand {
     sender: usize,
     /// Who is to take the request before it goes on.
     awaited: CpuSet,
-    /// Whose holds end meanwhile, and when that is in the guest's time.
+    /// Whose holds end meanwhile, and when that is.
     freed: Option<(CpuSet, u64)>,
-    /// The guest's time when it began; none passes beyond the end of the holds.
-    since: u64,
+    /// What they are to take.
+    via: Request,
     /// When it ends in any case.
     limit: Instant,
 }
@@ -126,8 +130,6 @@ const QUIET: Duration = Duration::from_secs(3);
 pub(in crate::subject::linux) struct Story {
     pub(super) events: Vec<Event>,
     pub(super) places: Places,
-    /// How long rungs took that ran out.
-    pub(super) rungs: Vec<(Request, u64)>,
 }
 
 /// The guest.
@@ -142,10 +144,11 @@ pub(in crate::subject::linux) struct Live<'a> {
     passed: Vec<Passing>,
     first_request: Option<u64>,
     stand: Option<Stand>,
-    /// What is added to the guest's time: the time of stands is given back, and holds that end in them are as long as they should be.
+    /// What is added to the guest's clock.
     shift: i64,
-    loglevel: u32,
-    rungs: Vec<(Request, u64)>,
+    /// The time of an event is no later than this. While a CPU is in its stop time is counted in its own unit: a rung that runs out has
+    /// lasted its budget, whatever the host's clock says, and what is printed between two rungs lasts nothing.
+    ceiling: Option<u64>,
     began: Instant,
     began_us: Option<u64>,
     over: Option<End>,
@@ -162,12 +165,6 @@ impl<'a> Live<'a> {
         watch: Watch,
         hear: &'a mut dyn Hear,
     ) -> Result<Self, Error> {
-        let loglevel = match around.kernel.symbol("console_printk") {
-            Ok(at) => around.kernel.space.u32("console_printk", at)?,
-            // What `quiet` sets.
-            Err(InspectError::NoSymbol { .. }) => 4,
-            Err(error) => return Err(error.into()),
-        };
         let began_us = around.clock.now_us();
         around.tap.record();
         let inside = around.tap.inside();
@@ -182,8 +179,7 @@ impl<'a> Live<'a> {
             first_request: None,
             stand: None,
             shift: 0,
-            loglevel,
-            rungs: Vec::new(),
+            ceiling: None,
             began: Instant::now(),
             began_us,
             over: None,
@@ -302,12 +298,13 @@ impl<'a> Live<'a> {
     /// The time of an event.
     fn now(&self) -> u64 {
         let now = self.clock().saturating_add_signed(self.shift);
-        match &self.stand {
-            Some(Stand { since, freed, .. }) => {
-                now.min(freed.as_ref().map_or(*since, |(_, until)| *until))
-            }
-            None => now,
-        }
+        self.ceiling.map_or(now, |ceiling| now.min(ceiling))
+    }
+
+    /// From now on it is this time, and it goes on to the ceiling.
+    fn set_time(&mut self, now: u64, ceiling: Option<u64>) {
+        self.shift = now.cast_signed() - self.clock().cast_signed();
+        self.ceiling = ceiling;
     }
 
     fn say(&mut self, cpu: usize, seen: Seen, what: What) {
@@ -433,7 +430,7 @@ impl<'a> Live<'a> {
     }
 
     fn logged(&mut self, cpu: usize) -> Result<(), Error> {
-        let panicked = self.cpus.iter().any(|cpu| cpu.panicked);
+        let loglevel = self.loglevel()?;
         // The ring does not say which CPU stored a record. In a stop it is the sender: the others may no longer.
         let sender = self
             .cpus
@@ -444,12 +441,25 @@ impl<'a> Live<'a> {
             let what = What::Logs {
                 level,
                 text: text.into(),
-                // panic() lets the console show all (console_verbose()).
-                shown: panicked || u32::from(level) < self.loglevel,
+                shown: u32::from(level) < loglevel,
             };
             self.say(cpu, Seen::Quiesce, what);
         }
         Ok(())
+    }
+
+    /// Levels below this are shown on the console; panic() has all shown (console_verbose()).
+    fn loglevel(&self) -> Result<u32, Error> {
+        const QUIET: u32 = 4;
+        const VERBOSE: u32 = 15;
+        match self.around.kernel.symbol("console_printk") {
+            Ok(at) => Ok(self.around.kernel.space.u32("console_printk", at)?),
+            Err(InspectError::NoSymbol { .. }) => {
+                let panicked = self.cpus.iter().any(|cpu| cpu.panicked);
+                Ok(if panicked { VERBOSE } else { QUIET })
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn noted(&mut self, cpu: usize) {
@@ -458,21 +468,27 @@ impl<'a> Live<'a> {
         }
     }
 
+    /// Who climbs a ladder now.
+    fn sender(&self) -> Option<usize> {
+        let calls = |cpu: &Cpu| cpu.call.as_ref().is_some_and(|call| !call.returned);
+        self.cpus.iter().position(calls)
+    }
+
     fn trapped(&mut self, cpu: usize, trap: Trap) -> Result<(), Error> {
         match trap {
             Trap::Breakpoint => self.at_spot(cpu),
-            Trap::Watchpoint { .. } => {
+            Trap::Watchpoint { address } => {
                 self.look(cpu)?;
-                self.step_over(cpu)?;
-                let hand = self.cpus[cpu].hand;
-                for (whose, word) in self.watch.cleared(self.around.ram, CpuId(cpu as u16)) {
-                    // What a sender does with the words that it fills is nobody's ack.
-                    if let Some(by) = hand {
-                        self.say(whose.index(), Seen::Trapped, What::Clears { word, by });
+                let own = &self.cpus[cpu];
+                let acks = own.hand == Some(Hand::Handler)
+                    && self.watch.is_in(self.stop_of().ack.is, address);
+                if acks {
+                    self.passes(cpu, Where::Acks)?;
+                    if self.cpus[cpu].held.is_some() {
+                        return Ok(());
                     }
                 }
-                self.conductor.thaw(cpu);
-                Ok(())
+                self.store(cpu)
             }
             Trap::Tapped => {
                 self.look(cpu)?;
@@ -490,13 +506,117 @@ impl<'a> Live<'a> {
                 self.cpus[cpu].rests = true;
                 self.say(cpu, Seen::Trapped, What::PowersOff);
                 self.conductor.thaw(cpu);
-                Ok(())
+                self.passes(cpu, Where::Rests)
             }
             Trap::Stepped => {
                 self.conductor.thaw(cpu);
                 Ok(())
             }
         }
+    }
+
+    /// Lets a vCPU do the store that a watchpoint has caught, and says what came of it.
+    fn store(&mut self, cpu: usize) -> Result<(), Error> {
+        // What the sender has read before this store comes before it: it may be trapped behind its look already.
+        let sender = self.sender().filter(|sender| {
+            let own = &self.cpus[*sender];
+            let stands = self
+                .stand
+                .as_ref()
+                .is_some_and(|stand| stand.sender == *sender);
+            *sender != cpu && !stands && own.held.is_none() && own.awaits.is_empty()
+        });
+        let frozen = match sender {
+            Some(sender) => match self.conductor.freeze(sender) {
+                Some(trap) => {
+                    self.trapped(sender, trap)?;
+                    None
+                }
+                None => Some(sender),
+            },
+            None => None,
+        };
+        self.step_over(cpu)?;
+        let hand = self.cpus[cpu].hand;
+        let cleared = self.watch.cleared(self.around.ram, CpuId(cpu as u16));
+        for (whose, word) in &cleared {
+            // What a sender does with the words that it fills is nobody's ack.
+            if let Some(by) = hand {
+                let what = What::Clears { word: *word, by };
+                self.say(whose.index(), Seen::Trapped, what);
+            }
+        }
+        if let Some(sender) = frozen {
+            self.conductor.thaw(sender);
+        }
+        let ack = self.stop_of().ack.is;
+        let own = &mut self.cpus[cpu];
+        own.cleared.extend(cleared.iter().map(|(_, word)| *word));
+        let offline = own.cleared.contains(&Word::OnlineCount);
+        let parks = match hand {
+            Some(Hand::SelfStop) => offline,
+            Some(_) => {
+                self.scenario.stop == StopKind::Plain && offline && own.cleared.contains(&ack)
+            }
+            None => false,
+        };
+        if parks && self.follow_to_park(cpu)? {
+            self.cpus[cpu].rests = true;
+            self.say(cpu, Seen::Trapped, What::Parks);
+            self.conductor.thaw(cpu);
+            return self.passes(cpu, Where::Rests);
+        }
+        self.conductor.thaw(cpu);
+        Ok(())
+    }
+
+    /// Has a vCPU that has nothing left to do but to park go on to where it does, with everything masked; false if something else came.
+    fn follow_to_park(&mut self, cpu: usize) -> Result<bool, Error> {
+        const MOST: usize = 1000;
+        // WFE and WFI (Arm ARM DDI 0487, C6.2): cpu_park_loop() has both. They are not executed: a vCPU in WFI comes back with the next
+        // interrupt, which may be none.
+        const WAITS: [u32; 2] = [0xd503_205f, 0xd503_207f];
+        for _ in 0..MOST {
+            let regs = self.on(cpu, |vcpu| vcpu.registers())?;
+            let next = self
+                .around
+                .kernel
+                .space
+                .u32("an instruction", KernelVa(regs.pc))?;
+            if regs.pstate >> 6 & 0xf == 0xf && WAITS.contains(&next) {
+                return Ok(true);
+            }
+            if !self.step_over(cpu)? {
+                break;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Has a vCPU that is at the entry of a function that turns in a circle go on into that circle.
+    fn enter_circle(&mut self, cpu: usize, entry: &Regs) -> Result<(), Error> {
+        let place = self.around.places.at(entry.pc);
+        let body = place.map_or(entry.pc..entry.pc + 4, |place| place.start..place.end);
+        let mut seen = vec![entry.pc];
+        while self.step_over(cpu)? || self.come_back(cpu, *seen.last().expect("one at least"))? {
+            let pc = self.on(cpu, |vcpu| vcpu.registers())?.pc;
+            if body.contains(&pc) && seen.contains(&pc) {
+                break;
+            }
+            seen.push(pc);
+        }
+        Ok(())
+    }
+
+    /// Lets a vCPU go on in the interrupt that came before the instruction at `pc`, until it is back there.
+    fn come_back(&mut self, cpu: usize, pc: u64) -> Result<bool, Error> {
+        let traps = Traps {
+            breakpoints: vec![pc],
+            ..Traps::default()
+        };
+        self.on(cpu, move |vcpu| vcpu.trap_on(&traps))?;
+        let stepped = self.conductor.step(cpu, self.around.deadline);
+        Ok(stepped == Stepped::Trapped(Trap::Breakpoint))
     }
 
     fn at_spot(&mut self, cpu: usize) -> Result<(), Error> {
@@ -517,10 +637,13 @@ impl<'a> Live<'a> {
         }
         for spot in spots {
             self.happens(cpu, spot, &regs)?;
+            if self.cpus[cpu].held.is_some() {
+                break;
+            }
         }
         let own = &self.cpus[cpu];
         let stands = self.stand.as_ref().is_some_and(|stand| stand.sender == cpu);
-        let stays = own.awaits.is_some() || own.held.is_some() || stands;
+        let stays = !own.awaits.is_empty() || own.held.is_some() || stands;
         if self.over.is_none() && !stays {
             self.pass(cpu, &regs)?;
         } else if own
@@ -537,12 +660,13 @@ impl<'a> Live<'a> {
         match spot {
             Spot::Panics => {
                 self.look(cpu)?;
+                self.logged(cpu)?;
                 self.cpus[cpu].panicked = true;
                 self.come_as_sender(cpu, Does::Panic);
             }
             Spot::Calls(stop) => self.calls(cpu, stop, regs)?,
             Spot::Sends => self.sends(cpu, regs)?,
-            Spot::Sent(sp) if sp == regs.sp => self.sent(cpu),
+            Spot::Sent(sp) if sp == regs.sp => self.sent(cpu)?,
             Spot::Sent(_) => {}
             Spot::Says => self.says(cpu, regs)?,
             Spot::Returns(sp) if sp == regs.sp => self.returns(cpu)?,
@@ -562,7 +686,13 @@ impl<'a> Live<'a> {
                 self.cpus[cpu].hand = Some(Hand::SelfStop);
                 self.say(cpu, Seen::Trapped, What::SelfStops);
             }
-            Spot::Comes(point) => self.comes(cpu, point)?,
+            Spot::Comes(point) => {
+                let circle = matches!(plan::place(point), Some(Where::Circle(_)));
+                if circle && !self.has_passed(cpu, point) {
+                    self.enter_circle(cpu, regs)?;
+                }
+                self.comes(cpu, point)?;
+            }
             Spot::Spins => {}
         }
         Ok(())
@@ -590,11 +720,16 @@ impl<'a> Live<'a> {
             own.spots.retain(|(_, spot)| *spot != Spot::Spins);
             self.arm(cpu)?;
         }
-        let by = Interrupt::Stop(self.via(sgi));
+        let via = self.via(sgi);
+        self.cpus[cpu].took = Some(via);
+        let by = Interrupt::Stop(via);
         self.say(cpu, Seen::Trapped, What::Takes { by, regs: met });
         // Its hold has ended by that: it will not come back.
         self.cpus[cpu].held = None;
-        Ok(())
+        match via {
+            Request::Irq => self.passes(cpu, Where::Handles),
+            Request::Nmi | Request::Sdei => Ok(()),
+        }
     }
 
     /// The last look.
@@ -613,7 +748,8 @@ impl<'a> Live<'a> {
             let place = self.around.places.at(standing.pc);
             let in_path = place.is_some_and(|place| place.kind == PlaceKind::StopPath);
             let masked = standing.pstate >> 6 & 0xf == 0xf;
-            if self.cpus[cpu].hand.is_some() && !standing.off && in_path && masked {
+            let own = &self.cpus[cpu];
+            if own.hand.is_some() && !own.rests && !standing.off && in_path && masked {
                 self.say(cpu, Seen::Quiesce, What::Parks);
             }
         }
@@ -636,7 +772,6 @@ impl<'a> Live<'a> {
         Ok(Story {
             events: self.events,
             places,
-            rungs: self.rungs,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use guest_abi::protocol::{Request, Stop};
+use guest_abi::protocol::{Request, STOPPING, Stop};
 use vmm_core::arm::{CpuId, CpuSet, KernelVa};
 use vmm_core::evidence::{End, Event, Manner, Onward, Regs, Seen, StopKind, What};
 use vmm_core::inspect::{InspectError, SystemState};
@@ -10,6 +10,7 @@ use vmm_core::model::climbed;
 use vmm_core::scenario::{Does, HoldUntil};
 
 use super::{Call, Live, STAND, Spot, Stand};
+use crate::subject::linux::plan::Where;
 use crate::subject::linux::run::Error;
 use crate::vcpu::Vcpu as _;
 
@@ -25,14 +26,12 @@ const PANIC_END: &str = "---[ end Kernel panic";
 
 impl Live<'_> {
     /// The sender has sent a request: who is to take it before it goes on, and whose hold ends in this rung.
-    pub(super) fn sent(&mut self, cpu: usize) {
-        let Some((via, to)) = self.cpus[cpu]
-            .call
-            .as_ref()
-            .and_then(|call| call.sent.clone())
-        else {
-            return;
+    pub(super) fn sent(&mut self, cpu: usize) -> Result<(), Error> {
+        let call = self.cpus[cpu].call.as_ref();
+        let Some((via, to)) = call.and_then(|call| call.sent.clone()) else {
+            return Ok(());
         };
+        self.passes(cpu, Where::Polls(via))?;
         let rungs = climbed(self.stop_of(), self.scenario);
         let before = rungs.iter().take_while(|(rung, _)| *rung != via);
         let began: u64 = before.map(|(_, us)| us).sum();
@@ -68,9 +67,13 @@ impl Live<'_> {
             sender: cpu,
             awaited,
             freed,
-            since: self.now(),
+            via,
             limit: Instant::now() + STAND,
         });
+        // The time stands with it.
+        let now = self.now();
+        self.set_time(now, Some(now));
+        Ok(())
     }
 
     pub(super) fn stop_of(&self) -> &'static Stop {
@@ -88,7 +91,7 @@ impl Live<'_> {
         let late = Instant::now() >= stand.limit;
         let came = |cpu: CpuId| {
             let own = &self.cpus[cpu.index()];
-            own.handles_stop || own.rests
+            own.rests || own.took == Some(stand.via)
         };
         if !late && !stand.awaited.iter().all(came) {
             return Ok(());
@@ -100,10 +103,9 @@ impl Live<'_> {
                 .filter(|cpu| self.cpus[cpu.index()].held.is_some())
                 .collect();
             // The time of the hold has passed when it ends.
-            self.shift = at.cast_signed() - self.clock().cast_signed();
+            self.set_time(at, Some(at));
             let stand = self.stand.as_mut().expect("it has just been there");
             stand.freed = None;
-            stand.since = at;
             stand.awaited = still.clone();
             stand.limit = Instant::now() + STAND;
             for cpu in still.iter() {
@@ -113,9 +115,10 @@ impl Live<'_> {
                 return Ok(());
             }
         }
-        let now = self.now();
         self.stand = None;
-        self.shift = now.cast_signed() - self.clock().cast_signed();
+        let call = self.cpus[sender].call.as_ref();
+        let ceiling = call.and_then(|call| call.rung).map(|(_, ends)| ends - 1);
+        self.set_time(self.now(), ceiling);
         let regs = self.on(sender, |vcpu| vcpu.registers())?;
         self.pass(sender, &regs)
     }
@@ -137,6 +140,8 @@ impl Live<'_> {
         self.come_as_sender(cpu, Does::Restart);
         let mut others = self.online()?;
         others.remove(CpuId(cpu as u16));
+        let now = self.now();
+        self.set_time(now, Some(now));
         let climbs = !others.is_empty() && !self.returns_at_once(stop)?;
         if climbs {
             let running = match self.around.kernel.system_state() {
@@ -216,6 +221,10 @@ impl Live<'_> {
             self.say(cpu, Seen::Quiesce, What::Reads(to.clone()));
         }
         self.logged(cpu)?;
+        self.passes(cpu, Where::Asks(via))?;
+        if self.cpus[cpu].held.is_some() {
+            return Ok(());
+        }
         let what = What::Requests {
             via,
             to: to.clone(),
@@ -223,10 +232,15 @@ impl Live<'_> {
         self.say(cpu, Seen::Trapped, what);
         let now = self.now();
         self.first_request.get_or_insert(now);
+        let rungs = climbed(self.stop_of(), self.scenario);
+        let budget = rungs
+            .iter()
+            .find(|(rung, _)| *rung == via)
+            .map_or(0, |(_, us)| *us);
         let own = &mut self.cpus[cpu];
         if let Some(call) = &mut own.call {
             call.sent = Some((via, to));
-            call.rung = Some((via, now));
+            call.rung = Some((via, now + budget));
             own.spots.retain(|(_, spot)| !matches!(spot, Spot::Sent(_)));
             own.spots.push((regs.x[30], Spot::Sent(regs.sp)));
         }
@@ -241,17 +255,17 @@ impl Live<'_> {
             .space
             .read("a format of printk", KernelVa(regs.x[0]), &mut format)?;
         let format = String::from_utf8_lossy(&format);
+        if format.contains(STOPPING) {
+            self.look(cpu)?;
+            return self.passes(cpu, Where::Announces);
+        }
         if !format.contains("SMP: retry stop") && !format.contains("SMP: failed to stop") {
             return Ok(());
         }
         self.look(cpu)?;
-        let now = self.now();
-        let rung = self.cpus[cpu]
-            .call
-            .as_mut()
-            .and_then(|call| call.rung.take());
-        if let Some((via, since)) = rung {
-            self.rungs.push((via, now.saturating_sub(since)));
+        let call = self.cpus[cpu].call.as_mut();
+        if let Some((via, ends)) = call.and_then(|call| call.rung.take()) {
+            self.set_time(ends, Some(ends));
             self.say(cpu, Seen::Trapped, What::RungOut(via));
         }
         let mask = self.mask("the mask of a message", regs.x[2])?;
@@ -262,18 +276,11 @@ impl Live<'_> {
     pub(super) fn returns(&mut self, cpu: usize) -> Result<(), Error> {
         self.look(cpu)?;
         self.logged(cpu)?;
-        // A rung that did not run out lasts at least as long as it did.
-        let now = self.now();
-        let rung = self.cpus[cpu]
-            .call
-            .as_mut()
-            .and_then(|call| call.rung.take());
-        self.rungs
-            .extend(rung.map(|(via, since)| (via, now.saturating_sub(since))));
         self.say(cpu, Seen::Trapped, What::Returns);
         if let Some(call) = &mut self.cpus[cpu].call {
             call.returned = true;
         }
+        self.set_time(self.now(), None);
         let flush = (self.around.functions.flush, Spot::Flushes);
         let mut spots = self.points_of(cpu)?;
         spots.push(flush);
