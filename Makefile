@@ -32,7 +32,7 @@ LAB := $(if $(and $(filter aarch64,$(shell uname -m)),$(wildcard /dev/kvm)),,lab
 # `make demo` and then `make test` are one set-up, so that they are one command to type where make may not install.
 PURPOSES := build $(if $(filter lab,$(GOALS)),lab) $(if $(filter images,$(GOALS)),guests) $(if $(filter kernels,$(GOALS)),kernels) \
             $(if $(filter install,$(GOALS)),$(LAB)) $(if $(filter bench,$(GOALS)),$(LAB) guests bench) \
-            $(if $(filter demo test soak,$(GOALS)),$(LAB) guests test) $(if $(filter lint,$(GOALS)),lint)
+            $(if $(filter demo test soak,$(GOALS)),$(LAB) guests kernels test) $(if $(filter lint,$(GOALS)),lint)
 
 TC := target/toolchain.mk
 ifneq ($(filter-out help clean uninstall $(if $(SUDO_UID),install),$(GOALS)),)
@@ -109,7 +109,7 @@ kernels: target/guests ## the Linux guests that are built from Debian's source, 
 lab: target/lab/vmlinuz target/lab/initrd.cpio ## the lab: an arm64 machine with KVM, for hosts that are none
 
 .PHONY: demo
-demo: $(HOST_VMM) $(PAYLOAD) images $(LAB) ## boot a stock Debian kernel on KVM, and show the seed's fault and its cure
+demo: $(HOST_VMM) $(PAYLOAD) images kernels $(LAB) ## boot a stock Debian kernel on KVM, and show the seed's fault and its cure
 	@echo '== The payload'
 	$(HOST_VMM) boot --kernel $(PAYLOAD)
 	@echo '== Linux, as Debian ships it'
@@ -119,13 +119,13 @@ demo: $(HOST_VMM) $(PAYLOAD) images $(LAB) ## boot a stock Debian kernel on KVM,
 	$(HOST_VMM) run console-locked
 
 .PHONY: test
-test: $(HOST_VMM) $(PAYLOAD) images $(LAB) ## all tests: units on this machine, end to end on KVM
+test: $(HOST_VMM) $(PAYLOAD) images kernels $(LAB) ## all tests: units on this machine, end to end on KVM
 	$(call cargo,test --locked --workspace --exclude e2e)
 	$(call cargo,test --locked -p vmm --features shuttle --lib conductor::gate)
 	$(call cargo,test --locked -p e2e --tests)
 
 .PHONY: soak
-soak: $(HOST_VMM) $(PAYLOAD) images $(LAB) ## the tests that take long, and half an hour of fuzzing each target
+soak: $(HOST_VMM) $(PAYLOAD) images kernels $(LAB) ## the tests that take long, and half an hour of fuzzing each target
 	$(call cargo,test --locked -p e2e --tests -- --ignored)
 	$(MAKE) fuzz FUZZ_SECONDS=1800
 
