@@ -117,6 +117,9 @@ demo: $(HOST_VMM) $(PAYLOAD) images kernels $(LAB) ## boot a stock Debian kernel
 	    --cmdline 'console=ttyAMA0 panic=-1 init.run="uname -a"'
 	@echo '== A CPU held in the middle of a console record while another one panics, under each stop protocol'
 	$(HOST_VMM) run console-locked
+	@echo '== The same done to Linux: what came of the record that the CPU was in'
+	$(HOST_VMM) run console-locked --subject linux:nmi-only --quiet
+	$(HOST_VMM) run console-locked --subject linux:irq-then-nmi --quiet
 
 .PHONY: test
 test: $(HOST_VMM) $(PAYLOAD) images kernels $(LAB) ## all tests: units on this machine, end to end on KVM

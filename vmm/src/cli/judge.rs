@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use vmm_core::evidence::{Evidence, Files, NAMES};
+use vmm_core::evidence::{Evidence, Files, MetLine, NAMES};
 use vmm_core::oracle::{ROWS, Rule, Verdict, Verdicts, judge, trace};
 use vmm_core::scenario::Scenario;
 
@@ -46,6 +46,7 @@ pub(super) fn main(args: Args) -> Exit {
     } else {
         print_run(&evidence, &verdicts, args.quiet);
         print(&format!("{}\n", outcome(&verdicts.broken(), &expected)));
+        print_met_line(&evidence);
     }
     if as_expected {
         Exit::Expected
@@ -124,6 +125,13 @@ pub(super) fn print_verdicts(verdicts: &Verdicts) {
             "{}\n",
             format!("{:<18} {:<14} {why}", rule.name(), verdict.name()).trim_end()
         ));
+    }
+}
+
+/// What became of the line of the console that the stop met, if it met one.
+pub(super) fn print_met_line(evidence: &Evidence) {
+    if let Some(line) = MetLine::of(&evidence.events) {
+        print(&format!("    the line that the stop met: {line}\n"));
     }
 }
 

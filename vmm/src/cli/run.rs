@@ -71,7 +71,7 @@ pub(super) struct Args {
     /// Print JSON, a line a run
     #[arg(long)]
     json: bool,
-    /// Print the verdict alone
+    /// Print no trace; of several runs, the verdicts alone
     #[arg(short, long)]
     quiet: bool,
 }

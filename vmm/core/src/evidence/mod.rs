@@ -9,6 +9,7 @@ mod line;
 mod note;
 mod place;
 mod trace;
+mod wire;
 
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ pub use line::LineError;
 pub use note::{Note, NoteState, Regs};
 pub use place::{Place, PlaceKind, Places};
 pub use trace::{Rows, Trace};
+pub use wire::MetLine;
+pub(crate) use wire::without_repeats;
 
 use crate::arm::{CpuId, CpuSet};
 

@@ -7,7 +7,9 @@ use guest_abi::protocol::{FAILED, RETRY_NMI, RETRY_SDEI, Request, STOPPING};
 use super::console::Fault;
 use super::facts::{Climb, Facts};
 use crate::arm::{CpuId, CpuSet};
-use crate::evidence::{Event, Interrupt, Note, NoteState, PlaceKind, StopKind, What};
+use crate::evidence::{
+    Event, Interrupt, Note, NoteState, PlaceKind, StopKind, What, without_repeats,
+};
 
 macro_rules! rules {
     ($($variant:ident = $name:literal,)+) => {
@@ -361,13 +363,18 @@ fn console_intact(facts: &Facts, event: &Event) -> Said {
         return Said::Nothing;
     }
     let text = match fault {
-        Fault::Missing(text) => {
-            format!("the last flush is over and \"{text}\" never came whole over the wire")
-        }
-        Fault::Disorder(text) => {
-            format!("\"{text}\" came over the wire after a record that is younger")
-        }
-        Fault::Mixed(line) => format!("two CPUs' bytes make one line of the wire: \"{line}\""),
+        Fault::Missing(text) => format!(
+            "the last flush is over and \"{}\" never came whole over the wire",
+            without_repeats(&text)
+        ),
+        Fault::Disorder(text) => format!(
+            "\"{}\" came over the wire after a record that is younger",
+            without_repeats(&text)
+        ),
+        Fault::Mixed(line) => format!(
+            "two CPUs' bytes make one line of the wire: \"{}\"",
+            without_repeats(&line)
+        ),
     };
     Said::Broken(event.cpu, text)
 }

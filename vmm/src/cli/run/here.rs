@@ -13,7 +13,7 @@ use vmm_core::scenario::{Hold, Scenario};
 use super::{Args, Subject, Wanted};
 use crate::cli::Exit;
 use crate::cli::interrupt::{Interrupt, Watching};
-use crate::cli::judge::{json, names, outcome, print_verdicts, write};
+use crate::cli::judge::{json, names, outcome, print_met_line, print_verdicts, write};
 use crate::cli::stdout::print;
 use crate::conductor::{Reason, Stopper};
 use crate::kvm::KvmVcpu;
@@ -246,13 +246,19 @@ fn report(
         line += &format!("; inconclusive: {why}");
     }
     print(&format!("{line}\n"));
-    if !args.quiet && !alone {
+    // What it takes to believe it, where no trace has told it.
+    if args.quiet == alone {
         for (rule, verdict) in &verdicts.0 {
             if let Verdict::Broken(breach) = verdict {
                 print(&format!("    {rule}: {breach}\n"));
-                print(&format!("        {}\n", shown_by(*rule, breach, evidence)));
+                if let Some(shown) = shown_by(*rule, breach, evidence) {
+                    print(&format!("        {shown}\n"));
+                }
             }
         }
+    }
+    if alone || !args.quiet {
+        print_met_line(evidence);
     }
     if !as_expected || !args.quiet && alone {
         let setting = &evidence.setting;
@@ -301,8 +307,8 @@ fn never_came(scenario: &Scenario, evidence: &Evidence) -> String {
         .collect()
 }
 
-/// The bytes or registers that a broken rule is about.
-fn shown_by(rule: Rule, breach: &Breach, evidence: &Evidence) -> String {
+/// The registers or the words that a broken rule is about.
+fn shown_by(rule: Rule, breach: &Breach, evidence: &Evidence) -> Option<String> {
     let own = evidence
         .events
         .iter()
@@ -331,21 +337,10 @@ fn shown_by(rule: Rule, breach: &Breach, evidence: &Evidence) -> String {
                 let at = evidence.places.describe(regs.pc);
                 format!("{}, pc {at}, sp {:#x}", note.state(), regs.sp)
             });
-            format!("CPU {}: {met}; its note then: {note}", breach.cpu)
+            Some(format!("CPU {}: {met}; its note then: {note}", breach.cpu))
         }
-        Rule::Spared | Rule::ConsoleIntact => {
-            let bytes: Vec<u8> = evidence
-                .events
-                .iter()
-                .filter_map(|event| match &event.what {
-                    What::Wire(bytes) => Some(&bytes[..]),
-                    _ => None,
-                })
-                .flatten()
-                .copied()
-                .collect();
-            format!("all that came over the wire: \"{}\"", bytes.escape_ascii())
-        }
+        // The line that the stop met shows it.
+        Rule::Spared | Rule::ConsoleIntact => None,
         _ => {
             let said: Vec<&str> = own
                 .filter_map(|event| match &event.what {
@@ -353,10 +348,10 @@ fn shown_by(rule: Rule, breach: &Breach, evidence: &Evidence) -> String {
                     _ => None,
                 })
                 .collect();
-            match said.last() {
+            Some(match said.last() {
                 Some(text) => format!("CPU {} last said: \"{text}\"", breach.cpu),
                 None => format!("CPU {} said nothing", breach.cpu),
-            }
+            })
         }
     }
 }

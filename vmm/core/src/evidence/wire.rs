@@ -1,0 +1,150 @@
+//! A line of the console's wire, for people: who sent which part of it.
+
+use std::fmt;
+
+use super::{Event, What};
+use crate::arm::CpuId;
+
+/// The line of the wire that a stop met: it was under way when the first request was sent.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MetLine {
+    parts: Vec<(CpuId, Vec<u8>)>,
+    ended: bool,
+}
+
+impl MetLine {
+    /// None if the stop met no line that had begun.
+    pub fn of(events: &[Event]) -> Option<Self> {
+        let mut line = Self {
+            parts: Vec::new(),
+            ended: false,
+        };
+        let mut met = false;
+        for event in events {
+            match &event.what {
+                What::Requests { .. } if line.parts.is_empty() => return None,
+                What::Requests { .. } => met = true,
+                What::Wire(bytes) => {
+                    for byte in bytes.iter() {
+                        match byte {
+                            b'\n' if met => {
+                                line.ended = true;
+                                return Some(line);
+                            }
+                            b'\n' => line.parts.clear(),
+                            b'\r' => {}
+                            byte => line.push(event.cpu, *byte),
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        met.then_some(line)
+    }
+
+    fn push(&mut self, cpu: CpuId, byte: u8) {
+        match self.parts.last_mut() {
+            Some((last, bytes)) if *last == cpu => bytes.push(byte),
+            _ => self.parts.push((cpu, vec![byte])),
+        }
+    }
+}
+
+impl fmt::Display for MetLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (cpu, bytes)) in self.parts.iter().enumerate() {
+            let then = if at == 0 { "" } else { ", then " };
+            let text = bytes.escape_ascii().to_string();
+            write!(f, "{then}CPU {cpu} \"{}\"", without_repeats(&text))?;
+        }
+        match self.ended {
+            true => Ok(()),
+            false => f.write_str(", and no end of line"),
+        }
+    }
+}
+
+/// A text in which of a character that comes many times in a row the first three are left.
+pub(crate) fn without_repeats(text: &str) -> String {
+    const SHOWN: usize = 3;
+    const MANY: usize = 16;
+    let mut short = String::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let after = rest.trim_start_matches(first);
+        let (run, repeats) = (
+            &rest[..rest.len() - after.len()],
+            (rest.len() - after.len()) / first.len_utf8(),
+        );
+        if repeats < MANY {
+            short += run;
+        } else {
+            short.extend([first; SHOWN]);
+            short += &format!("[{} more]", repeats - SHOWN);
+        }
+        rest = after;
+    }
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use guest_abi::protocol::Request;
+
+    use super::*;
+    use crate::arm::CpuSet;
+    use crate::evidence::Seen;
+
+    fn event(cpu: u16, what: What) -> Event {
+        Event {
+            at_us: 0,
+            cpu: CpuId(cpu),
+            seen: Seen::Trapped,
+            masks: None,
+            what,
+        }
+    }
+
+    fn wire(cpu: u16, text: &str) -> Event {
+        event(cpu, What::Wire(text.as_bytes().into()))
+    }
+
+    fn request() -> Event {
+        let (via, to) = (Request::Nmi, CpuSet::first(2));
+        event(0, What::Requests { via, to })
+    }
+
+    fn met(events: &[Event]) -> Option<String> {
+        MetLine::of(events).map(|line| line.to_string())
+    }
+
+    #[test]
+    fn it_is_told_who_sent_which_part() {
+        let cut = [
+            wire(1, "one\r\ntw"),
+            wire(1, "o, be"),
+            request(),
+            wire(0, "three\r\n"),
+            wire(0, "four\r\n"),
+        ];
+        assert_eq!(met(&cut).unwrap(), r#"CPU 1 "two, be", then CPU 0 "three""#);
+        let whole = [wire(1, "two, be"), request(), wire(1, "gun\r\nmore")];
+        assert_eq!(met(&whole).unwrap(), r#"CPU 1 "two, begun""#);
+        let lost = [wire(1, "tw"), request(), request()];
+        assert_eq!(met(&lost).unwrap(), r#"CPU 1 "tw", and no end of line"#);
+    }
+
+    #[test]
+    fn a_stop_may_meet_no_line() {
+        assert_eq!(met(&[wire(1, "one\r\n"), request(), wire(0, "two")]), None);
+        assert_eq!(met(&[wire(1, "on")]), None);
+    }
+
+    #[test]
+    fn what_repeats_is_counted() {
+        let dots = ".".repeat(20);
+        assert_eq!(without_repeats(&format!("a: {dots}|")), "a: ...[17 more]|");
+        assert_eq!(without_repeats("aab --------"), "aab --------");
+    }
+}
