@@ -29,3 +29,17 @@ pub fn flat(parts: &[&[u32]]) -> Vec<u8> {
         .flat_map(|instruction| instruction.to_le_bytes())
         .collect()
 }
+
+/// The parts in a row, as an arm64 Image (Linux Documentation/arch/arm64/booting.rst).
+pub fn image(parts: &[&[u32]]) -> Vec<u8> {
+    const OVER_THE_HEADER: u32 = 0x1400_0010; // b .+64
+    const IMAGE_SIZE: u64 = 0x1_0000;
+    const FOUR_KIB_PAGES_ANYWHERE: u64 = 0xa;
+    let mut bytes = vec![0; 64];
+    bytes[..4].copy_from_slice(&OVER_THE_HEADER.to_le_bytes());
+    bytes[16..24].copy_from_slice(&IMAGE_SIZE.to_le_bytes());
+    bytes[24..32].copy_from_slice(&FOUR_KIB_PAGES_ANYWHERE.to_le_bytes());
+    bytes[56..60].copy_from_slice(b"ARM\x64");
+    bytes.extend(flat(parts));
+    bytes
+}

@@ -7,7 +7,7 @@ mod processes;
 mod terminal;
 mod vmm;
 
-pub use flat::{RESET, SAY_R, SPIN, flat};
+pub use flat::{RESET, SAY_R, SPIN, flat, image};
 pub use guests::{Guest, initrd, payload};
 pub use line::Line;
 pub use processes::Marked;

@@ -7,6 +7,7 @@ mod console;
 mod errors;
 mod hostile;
 mod lab;
+mod linux;
 mod run;
 mod tty;
 
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
     trials.extend(errors::trials(&shared));
     trials.extend(hostile::trials(&shared));
     trials.extend(lab::trials(&shared));
+    trials.extend(linux::trials(&shared));
     trials.extend(run::trials(&shared));
     trials.extend(tty::trials(&shared));
     let conclusion = libtest_mimic::run(&arguments, trials);

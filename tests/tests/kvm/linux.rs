@@ -1,0 +1,148 @@
+//! Scenarios on real Linux kernels, those that were built for each stop protocol (`make kernels`).
+
+use std::fs;
+use std::path::Path;
+
+use e2e::{Lab, RESET, SPIN, Vmm, flat, image, payload};
+use libtest_mimic::Trial;
+
+use crate::SharedLab;
+
+/// Named after the protocols that they stop by.
+const KERNELS: [&str; 4] = ["nmi-only", "irq-then-nmi", "v1-proposal", "v1-corrected"];
+
+/// What `make soak` runs on each of them.
+const SOAKED: [&str; 5] = [
+    "console-locked",
+    "console-locked-forever",
+    "idle-plain",
+    "idle-crash",
+    "restart-stalled",
+];
+
+pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
+    let mut trials = vec![
+        lab.trial("linux::idle-plain_irq-then-nmi", |lab| {
+            as_expected(lab, "idle-plain", "irq-then-nmi", 1);
+        }),
+        lab.trial("linux::what_cannot_be_run", what_cannot_be_run),
+        lab.trial(
+            "linux::kernels_that_come_not_as_far_as_init",
+            kernels_that_come_not_as_far_as_init,
+        ),
+    ];
+    for kernel in KERNELS {
+        let test = move |lab: &Lab| the_kernel_stops_by_its_protocol(lab, kernel);
+        trials.push(lab.trial(format!("linux::console-locked_{kernel}"), test));
+        for scenario in SOAKED {
+            let test = move |lab: &Lab| {
+                for seed in 1..=20 {
+                    as_expected(lab, scenario, kernel, seed);
+                }
+            };
+            let trial = lab.trial(format!("linux::twenty_times_{scenario}_{kernel}"), test);
+            trials.push(trial.with_ignored_flag(true));
+        }
+    }
+    trials
+}
+
+/// Runs a scenario as its file expects it, and has the evidence judged again; the evidence.
+fn as_expected(lab: &Lab, scenario: &str, kernel: &str, seed: u32) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let (subject, seed) = (format!("linux:{kernel}"), seed.to_string());
+    let arguments = ["run", scenario, "--subject", &subject, "--seed", &seed];
+    let run = lab
+        .vmm(arguments.iter().chain(&["--json", "--out", "evidence"]))
+        .within(folder.path())
+        .run()
+        .exits(0);
+    let judged = Vmm::new(["judge", "evidence", "--json"])
+        .within(folder.path())
+        .run()
+        .exits(0);
+    assert_eq!(run.stdout, judged.stdout);
+    folder
+}
+
+/// What it does tells by which protocol it stops, and it breaks what that breaks. The two v1 kernels have the same symbols.
+fn the_kernel_stops_by_its_protocol(lab: &Lab, kernel: &str) {
+    let folder = as_expected(lab, "console-locked", kernel, 1);
+    let setting = fs::read_to_string(folder.path().join("evidence/evidence.toml")).unwrap();
+    let protocol = format!("\n[protocol]\nname = \"{kernel}\"\n");
+    assert!(setting.contains(&protocol), "{setting}");
+    met_whole_or_cut(folder.path(), kernel);
+}
+
+/// The record that CPU 1 was held in comes whole where the stop gives it time, and is cut by an NMI.
+fn met_whole_or_cut(folder: &Path, kernel: &str) {
+    let outcome = Vmm::new(["judge", "evidence", "--quiet"])
+        .within(folder)
+        .run();
+    let line = outcome
+        .stdout
+        .lines()
+        .find_map(|line| line.split_once("the line that the stop met: CPU 1 \""))
+        .unwrap_or_else(|| panic!("no line was met:\n{}", outcome.story()))
+        .1;
+    let whole = line.ends_with(" more]|\"");
+    let by_one = !line.contains(", then CPU 0 \"");
+    assert_eq!((whole && by_one), kernel != "nmi-only", "{line}");
+}
+
+fn what_cannot_be_run(lab: &Lab) {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    fs::write(at.join("text"), "not a kernel ".repeat(100)).unwrap();
+    fs::write(at.join("flat"), flat(&[SPIN])).unwrap();
+    fs::copy(payload(), at.join("payload")).unwrap();
+    let built = "linux:irq-then-nmi";
+    let no_image = "is not an arm64 Image";
+    for (scenario, subject, more, words) in [
+        ("idle-plain", "linux:no-such", &[][..], "no guest `no-such`"),
+        (
+            "idle-plain",
+            "linux:./no",
+            &[],
+            "there is no kernel at ./no",
+        ),
+        ("idle-plain", "linux:./text", &[], no_image),
+        ("idle-plain", "linux:./flat", &[], no_image),
+        ("idle-plain", "linux:./payload", &[], no_image),
+        ("late-stores", built, &[], "stores that become visible late"),
+        (
+            "idle-plain",
+            built,
+            &["--swap", "plain:1"],
+            "--swap is for the payload",
+        ),
+    ] {
+        let arguments = ["run", scenario, "--subject", subject];
+        let outcome = lab
+            .vmm(arguments.iter().chain(more))
+            .within(at)
+            .run()
+            .exits(2)
+            .complains(words);
+        let lines = outcome.stderr.lines().count();
+        assert_eq!(lines, 1, "one line:\n{}", outcome.story());
+    }
+}
+
+fn kernels_that_come_not_as_far_as_init(lab: &Lab) {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("resets"), image(&[RESET])).unwrap();
+    fs::write(folder.path().join("spins"), image(&[SPIN])).unwrap();
+    for (subject, why) in [
+        ("linux:./resets", "it reset itself"),
+        ("linux:./spins", "it took longer than it may (--timeout)"),
+    ] {
+        let arguments = ["run", "idle-plain", "--subject", subject, "--timeout", "3"];
+        let why = format!("did not come as far as our init: {why}; it said: nothing");
+        lab.vmm(arguments)
+            .within(folder.path())
+            .run()
+            .exits(2)
+            .complains(&why);
+    }
+}
