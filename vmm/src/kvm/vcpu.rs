@@ -111,6 +111,17 @@ impl KvmVcpu {
         }
     }
 
+    /// Sets its processor state. No access may be pending.
+    pub fn set_pstate(&mut self, pstate: u64) -> Result<(), Error> {
+        self.fd
+            .set_one_reg(Reg::PSTATE.id(), &pstate.to_le_bytes())
+            .map(|_| ())
+            .map_err(Error::ioctl(format!(
+                "set the processor state of vCPU {}",
+                self.index
+            )))
+    }
+
     fn unexpected(&mut self, exit: impl fmt::Display) -> Error {
         // Best effort: the exit is what matters.
         let pc = get(&self.fd, self.index, Reg::PC).unwrap_or(0);

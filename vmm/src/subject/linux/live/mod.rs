@@ -260,6 +260,11 @@ impl<'a> Live<'a> {
 
     /// Has a vCPU execute the instruction at which it is trapped, and nothing else; false if an interrupt came first.
     fn step_over(&mut self, cpu: usize) -> Result<bool, Error> {
+        let before = self.on(cpu, |vcpu| vcpu.registers())?;
+        let masks = self.masks_for_step(cpu, &before)?;
+        if masks != 0 {
+            self.on(cpu, move |vcpu| vcpu.set_pstate(before.pstate | masks))?;
+        }
         let traps = Traps {
             step: true,
             ..Traps::default()
@@ -267,8 +272,11 @@ impl<'a> Live<'a> {
         self.on(cpu, move |vcpu| vcpu.trap_on(&traps))?;
         let executed = match self.conductor.step(cpu, self.around.deadline) {
             Stepped::Trapped(Trap::Stepped) => {
-                let pc = self.on(cpu, |vcpu| vcpu.registers())?.pc;
-                !self.around.functions.vectors.contains(&pc)
+                let after = self.on(cpu, |vcpu| vcpu.registers())?;
+                if masks != 0 {
+                    self.on(cpu, move |vcpu| vcpu.set_pstate(after.pstate & !masks))?;
+                }
+                !self.around.functions.vectors.contains(&after.pc)
             }
             // It powers itself off by the instruction that it was to execute, or stores to a device: either way it was executed.
             Stepped::Trapped(_) => true,
@@ -276,6 +284,25 @@ impl<'a> Live<'a> {
         };
         self.arm(cpu)?;
         Ok(executed)
+    }
+
+    /// What is masked beyond what the CPU masks while it takes a step: otherwise a timer that ticks faster than a step is taken would keep it
+    /// from its instruction for ever. Where a stop is handled nothing is: which of the stop's requests comes first is what is to be seen.
+    fn masks_for_step(&self, cpu: usize, regs: &Regs) -> Result<u64, Error> {
+        // PSTATE.I and .F (Arm ARM DDI 0487, C5.2.2).
+        const MASKS: u64 = 0b11 << 6;
+        // MSR DAIFSet and DAIFClr, whose immediate is in bits 11 to 8 (C6.2, MSR (immediate)).
+        const MSR_DAIF: u32 = 0xd503_40df;
+        let instruction = self
+            .around
+            .kernel
+            .space
+            .u32("an instruction", KernelVa(regs.pc))?;
+        let sets_masks = instruction & 0xffff_f0df == MSR_DAIF;
+        if self.cpus[cpu].hand.is_some() || sets_masks {
+            return Ok(0);
+        }
+        Ok(MASKS & !regs.pstate)
     }
 
     /// Lets a vCPU go on from where it is trapped.
