@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use e2e::{Lab, RESET, SPIN, Vmm, flat, image, payload};
+use e2e::{Guest, Lab, RESET, SPIN, Vmm, flat, image, payload, root};
 use libtest_mimic::Trial;
 
 use crate::SharedLab;
@@ -12,25 +12,56 @@ use crate::SharedLab;
 const KERNELS: [&str; 4] = ["nmi-only", "irq-then-nmi", "v1-proposal", "v1-corrected"];
 
 /// What `make soak` runs on each of them.
-const SOAKED: [&str; 5] = [
+const SOAKED: [&str; 13] = [
+    "all-masked",
     "console-locked",
     "console-locked-forever",
-    "idle-plain",
+    "e4-nmi-at-the-door",
     "idle-crash",
+    "idle-plain",
+    "no-pseudo-nmi",
+    "not-run-in-section",
     "restart-stalled",
+    "retry-for-nobody",
+    "save-held",
+    "v1-2a-nested-nmi",
+    "v1-4-two-panics",
+];
+
+/// What each `make test` runs beside `console-locked`: a fault of each kind, on the kernel that has it.
+const SMOKE: [(&str, &str); 5] = [
+    ("idle-plain", "irq-then-nmi"),
+    ("e4-nmi-at-the-door", "irq-then-nmi"),
+    ("v1-4-two-panics", "irq-then-nmi"),
+    ("v1-2a-nested-nmi", "v1-proposal"),
+    ("restart-stalled", "v1-corrected"),
 ];
 
 pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
     let mut trials = vec![
-        lab.trial("linux::idle-plain_irq-then-nmi", |lab| {
-            as_expected(lab, "idle-plain", "irq-then-nmi", 1);
-        }),
+        lab.trial("linux::symbols_of_another_build", symbols_of_another_build),
         lab.trial("linux::what_cannot_be_run", what_cannot_be_run),
         lab.trial(
             "linux::kernels_that_come_not_as_far_as_init",
             kernels_that_come_not_as_far_as_init,
         ),
     ];
+    for (scenario, kernel) in SMOKE {
+        trials.push(
+            lab.trial(format!("linux::{scenario}_{kernel}"), move |lab| {
+                as_expected(lab, scenario, kernel, 1);
+            }),
+        );
+    }
+    for guest in Guest::all()
+        .into_iter()
+        .filter(|guest| guest.kernel.is_ok())
+    {
+        let name = format!("linux::idle-plain_{}", guest.name);
+        trials.push(lab.trial(name, move |lab| {
+            as_expected(lab, "idle-plain", &guest.name, 1);
+        }));
+    }
     for kernel in KERNELS {
         let test = move |lab: &Lab| the_kernel_stops_by_its_protocol(lab, kernel);
         trials.push(lab.trial(format!("linux::console-locked_{kernel}"), test));
@@ -88,6 +119,20 @@ fn met_whole_or_cut(folder: &Path, kernel: &str) {
     let whole = line.ends_with(" more]|\"");
     let by_one = !line.contains(", then CPU 0 \"");
     assert_eq!((whole && by_one), kernel != "nmi-only", "{line}");
+}
+
+/// A vmlinux is believed only if it is of the kernel that runs.
+fn symbols_of_another_build(lab: &Lab) {
+    let run = |of: &str| {
+        let vmlinux = format!("target/guests/{of}/vmlinux");
+        let (subject, option) = ("linux:nmi-only", "--vmlinux");
+        let arguments = ["run", "idle-plain", "--subject", subject, option, &vmlinux];
+        lab.vmm(arguments).within(&root()).run()
+    };
+    run("irq-then-nmi")
+        .exits(2)
+        .complains("it is of another build");
+    run("nmi-only").exits(0);
 }
 
 fn what_cannot_be_run(lab: &Lab) {

@@ -87,6 +87,8 @@ pub(super) enum Where {
     Handles,
     /// Before the store of the ack.
     Acks,
+    /// Before the store of the count of those that are online.
+    Counts,
     /// On the way to its rest with nothing left to be seen of it.
     Rests,
 }
@@ -102,6 +104,7 @@ pub(super) fn place(point: Point) -> Option<Where> {
         Point::NmiWait => return Some(Where::Polls(Request::Nmi)),
         Point::IrqOpen => return Some(Where::Handles),
         Point::Ack => return Some(Where::Acks),
+        Point::Count => return Some(Where::Counts),
         Point::Rest => return Some(Where::Rests),
         _ => {}
     }
@@ -120,7 +123,7 @@ fn can_hold(place: Where, manner: Manner) -> bool {
     match place {
         Where::Console(_) => true,
         Where::Entry(_) | Where::Handles | Where::Circle(_) => manner != Manner::Stall,
-        Where::Announces | Where::Asks(_) | Where::Acks => manner == Manner::Freeze,
+        Where::Announces | Where::Asks(_) | Where::Acks | Where::Counts => manner == Manner::Freeze,
         Where::Polls(_) | Where::Rests => false,
     }
 }

@@ -89,6 +89,9 @@ pub struct Options<'a> {
     pub hear: &'a mut dyn Hear,
 }
 
+/// Functions that CONFIG_ARM64_PSEUDO_NMI brings (arch/arm64/kernel/cpufeature.c).
+const PSEUDO_NMI: [&str; 2] = ["can_use_gic_priorities", "early_enable_pseudo_nmi"];
+
 /// Runs a scenario once, in a new VM.
 pub fn run(scenario: &Scenario, options: Options<'_>) -> Result<Evidence, Error> {
     plan::check(scenario)?;
@@ -125,6 +128,14 @@ pub fn run(scenario: &Scenario, options: Options<'_>) -> Result<Evidence, Error>
         None => Kernel::find(&ram, scenario.cpus)?,
     };
     let judging = Judging::of(&kernel, &options);
+    // A kernel that is built without them does without, whatever its command line says.
+    let has_nmi = PSEUDO_NMI
+        .iter()
+        .any(|name| kernel.symbols.named(name).next().is_some());
+    let scenario = &Scenario {
+        pseudo_nmi: scenario.pseudo_nmi && has_nmi,
+        ..scenario.clone()
+    };
     let functions = Functions::find(&kernel)?;
     let watch = Watch::new(&ram, &kernel, scenario.cpus)?;
     let mut setting = setting(scenario, &judging, &kernel, &watch, &options)?;

@@ -205,7 +205,7 @@ impl Live<'_> {
                         .retain(|(_, spot)| *spot != Spot::Spins);
                 }
                 match plan::place(held.hold.at) {
-                    Some(Where::Acks) => self.store(cpu)?,
+                    Some(Where::Acks | Where::Counts) => self.store(cpu)?,
                     Some(Where::Entry(_) | Where::Announces | Where::Asks(_)) => {
                         self.at_spot(cpu)?
                     }

@@ -506,11 +506,13 @@ impl<'a> Live<'a> {
             Trap::Breakpoint => self.at_spot(cpu),
             Trap::Watchpoint { address } => {
                 self.look(cpu)?;
-                let own = &self.cpus[cpu];
-                let acks = own.hand == Some(Hand::Handler)
-                    && self.watch.is_in(self.stop_of().ack.is, address);
-                if acks {
-                    self.passes(cpu, Where::Acks)?;
+                if self.cpus[cpu].hand == Some(Hand::Handler) {
+                    if self.watch.is_in(self.stop_of().ack.is, address) {
+                        self.passes(cpu, Where::Acks)?;
+                    }
+                    if self.watch.is_in(Word::OnlineCount, address) {
+                        self.passes(cpu, Where::Counts)?;
+                    }
                     if self.cpus[cpu].held.is_some() {
                         return Ok(());
                     }
