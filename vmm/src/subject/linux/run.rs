@@ -59,6 +59,19 @@ pub enum Error {
         /// Its last words on the console.
         said: String,
     },
+    /// Too few debug registers.
+    #[error(
+        "CPU {cpu} is to be trapped at {needs} instructions, and this host's KVM has {has} hardware breakpoints; a scenario with fewer \
+         points of one CPU may do"
+    )]
+    Breakpoints {
+        /// The CPU.
+        cpu: usize,
+        /// What the host has.
+        has: usize,
+        /// What the scenario takes.
+        needs: usize,
+    },
     /// The guest went away in the middle.
     #[error("a vCPU's thread is gone")]
     Gone,
@@ -95,6 +108,7 @@ const PSEUDO_NMI: [&str; 2] = ["can_use_gic_priorities", "early_enable_pseudo_nm
 /// Runs a scenario once, in a new VM.
 pub fn run(scenario: &Scenario, options: Options<'_>) -> Result<Evidence, Error> {
     plan::check(scenario)?;
+    let (breakpoints, _) = kvm::debug_registers().map_err(kvm::Error::from)?;
     let guest = Guest {
         kernel: read(&options.files.kernel)?,
         format: Some(Format::Image),
@@ -147,6 +161,7 @@ pub fn run(scenario: &Scenario, options: Options<'_>) -> Result<Evidence, Error>
         functions,
         tap: &tap,
         clock: machine.clock,
+        breakpoints: breakpoints as usize,
         protocol: judging.protocol,
         deadline: options.deadline,
         places,

@@ -84,6 +84,9 @@ impl Live<'_> {
         let first = !self.passed.contains(&passing);
         if first {
             self.passed.push(passing);
+            // It is caught there once, and debug registers are few.
+            let own = &mut self.cpus[cpu].spots;
+            own.retain(|(_, spot)| *spot != Spot::Comes(at));
         }
         // A hold whose end has come before it is none.
         let over = |hold: &&Hold| match hold.until {

@@ -10,8 +10,7 @@ use guest_abi::point::Point;
 use guest_abi::protocol::{Protocol, Request, Word};
 use vmm_core::arm::{CpuId, CpuSet, KernelVa};
 use vmm_core::evidence::{
-    End, Event, Hand, Interrupt, Manner, Masks, Onward, PlaceKind, Places, Regs, Seen, StopKind,
-    What,
+    End, Event, Hand, Interrupt, Manner, Onward, PlaceKind, Places, Regs, Seen, StopKind, What,
 };
 use vmm_core::inspect::{InspectError, Kernel};
 use vmm_core::scenario::{Does, Hold, HoldUntil, Passing, Scenario};
@@ -33,6 +32,8 @@ pub(in crate::subject::linux) struct Around<'a> {
     pub(super) functions: Functions,
     pub(super) tap: &'a Tap,
     pub(super) clock: Clock,
+    /// Hardware breakpoints of a vCPU.
+    pub(super) breakpoints: usize,
     pub(super) protocol: &'static Protocol,
     pub(super) deadline: Instant,
     pub(super) places: Places,
@@ -250,6 +251,10 @@ impl<'a> Live<'a> {
         let mut breakpoints: Vec<u64> = self.cpus[cpu].spots.iter().map(|(at, _)| *at).collect();
         breakpoints.sort_unstable();
         breakpoints.dedup();
+        let (has, needs) = (self.around.breakpoints, breakpoints.len());
+        if needs > has {
+            return Err(Error::Breakpoints { cpu, has, needs });
+        }
         let traps = Traps {
             breakpoints,
             watchpoints: self.watch.watched(),
@@ -335,15 +340,11 @@ impl<'a> Live<'a> {
     }
 
     fn say(&mut self, cpu: usize, seen: Seen, what: What) {
-        self.say_with(cpu, seen, None, what);
-    }
-
-    fn say_with(&mut self, cpu: usize, seen: Seen, masks: Option<Masks>, what: What) {
         let event = Event {
             at_us: self.now(),
             cpu: CpuId(cpu as u16),
             seen,
-            masks,
+            masks: None,
             what,
         };
         self.hear.event(&event);
@@ -626,8 +627,11 @@ impl<'a> Live<'a> {
     fn enter_circle(&mut self, cpu: usize, entry: &Regs) -> Result<(), Error> {
         let place = self.around.places.at(entry.pc);
         let body = place.map_or(entry.pc..entry.pc + 4, |place| place.start..place.end);
+        const MOST: usize = 1000;
         let mut seen = vec![entry.pc];
-        while self.step_over(cpu)? || self.come_back(cpu, *seen.last().expect("one at least"))? {
+        while seen.len() < MOST
+            && (self.step_over(cpu)? || self.come_back(cpu, *seen.last().expect("one at least"))?)
+        {
             let pc = self.on(cpu, |vcpu| vcpu.registers())?.pc;
             if body.contains(&pc) && seen.contains(&pc) {
                 break;
