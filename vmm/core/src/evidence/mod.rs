@@ -22,8 +22,7 @@ pub use line::LineError;
 pub use note::{Note, NoteState, Regs};
 pub use place::{Place, PlaceKind, Places};
 pub use trace::{Rows, Trace};
-pub use wire::MetLine;
-pub(crate) use wire::without_repeats;
+pub use wire::{MetLine, without_repeats};
 
 use crate::arm::{CpuId, CpuSet};
 

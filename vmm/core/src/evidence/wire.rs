@@ -66,7 +66,7 @@ impl fmt::Display for MetLine {
 }
 
 /// A text in which of a character that comes many times in a row the first three are left.
-pub(crate) fn without_repeats(text: &str) -> String {
+pub fn without_repeats(text: &str) -> String {
     const SHOWN: usize = 3;
     const MANY: usize = 16;
     let mut short = String::new();

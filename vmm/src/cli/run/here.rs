@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use guest_abi::protocol::Protocol;
 use vmm_core::choose::{Choose, Directed, Replay, Schedule};
-use vmm_core::evidence::{Event, Evidence, Places, Rows, Setting, What};
+use vmm_core::evidence::{Event, Evidence, Places, Rows, Setting, What, without_repeats};
 use vmm_core::oracle::{Breach, Rule, Verdict, Verdicts, judge};
 use vmm_core::scenario::{Hold, Scenario};
 
@@ -316,7 +316,7 @@ fn shown_by(rule: Rule, breach: &Breach, evidence: &Evidence) -> Option<String> 
     match rule {
         Rule::AckAfterSave | Rule::NoteTrue | Rule::NoteOnce => {
             let met = own.clone().find_map(|event| match &event.what {
-                What::Takes { regs, .. } => regs.as_ref(),
+                What::Takes { regs, .. } => Some(regs.as_ref()),
                 _ => None,
             });
             let before = |at: &usize| breach.event.is_none_or(|breach| *at < breach);
@@ -328,10 +328,14 @@ fn shown_by(rule: Rule, breach: &Breach, evidence: &Evidence) -> Option<String> 
                     _ => None,
                 })
                 .next_back();
-            let met = met.map_or("never interrupted".to_owned(), |regs| {
-                let at = evidence.places.describe(regs.pc);
-                format!("interrupted at {at} with sp {:#x}", regs.sp)
-            });
+            let met = match met {
+                None => "never interrupted".to_owned(),
+                Some(None) => "interrupted, and its registers were not read".to_owned(),
+                Some(Some(regs)) => {
+                    let at = evidence.places.describe(regs.pc);
+                    format!("interrupted at {at} with sp {:#x}", regs.sp)
+                }
+            };
             let note = note.map_or("empty".to_owned(), |note| {
                 let regs = note.regs();
                 let at = evidence.places.describe(regs.pc);
@@ -349,7 +353,11 @@ fn shown_by(rule: Rule, breach: &Breach, evidence: &Evidence) -> Option<String> 
                 })
                 .collect();
             Some(match said.last() {
-                Some(text) => format!("CPU {} last said: \"{text}\"", breach.cpu),
+                Some(text) => format!(
+                    "CPU {} last said: \"{}\"",
+                    breach.cpu,
+                    without_repeats(text)
+                ),
                 None => format!("CPU {} said nothing", breach.cpu),
             })
         }
