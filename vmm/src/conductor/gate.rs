@@ -448,7 +448,7 @@ mod tests {
     use shuttle::sync::{Condvar, Mutex};
     use shuttle::{check_dfs, check_pct, check_random, thread};
 
-    use super::{Duration, Gate, Instant, Order, Stepped};
+    use super::{Duration, Gate, Instant, Next, Order, Stepped};
     use crate::vcpu::Kick;
 
     /// immediate_exit and the signal in one: a kick is remembered until it is forgotten.
@@ -591,6 +591,53 @@ mod tests {
         for thread in threads {
             thread.join().unwrap();
         }
+    }
+
+    /// All run; each that is trapped is told once, does a job, and goes on.
+    fn traps_are_told_one_by_one() {
+        let gate = Arc::new(Gate::new(2));
+        let threads = threads(&gate, 2, trapped_vcpu);
+        let deadline = Instant::now() + Duration::from_secs(3600);
+        gate.open();
+        for _ in 0..4 {
+            let Next::Trapped(seat, trap) = gate.next_trap(deadline) else {
+                panic!("each entry ends in a trap");
+            };
+            assert_eq!(seat, trap);
+            gate.give(seat, ());
+            gate.thaw(seat);
+        }
+        gate.dismiss();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    }
+
+    /// One of two that spin is taken out, while the other goes on, and let go again; then all are held.
+    fn one_is_frozen_while_the_other_runs() {
+        let gate = Arc::new(Gate::<(), (), ()>::new(2));
+        let threads = threads(&gate, 2, |gate, seat| {
+            vcpu(gate, seat, Forgets::BeforeItLooks);
+        });
+        gate.open();
+        assert_eq!(gate.freeze(0), None);
+        gate.give(0, ());
+        gate.thaw(0);
+        gate.hold();
+        gate.dismiss();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn no_trap_is_lost_and_none_told_twice() {
+        check_random(traps_are_told_one_by_one, 2_000);
+    }
+
+    #[test]
+    fn a_frozen_vcpu_loses_no_kick() {
+        check_random(one_is_frozen_while_the_other_runs, 2_000);
     }
 
     #[test]
