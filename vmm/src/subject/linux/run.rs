@@ -49,6 +49,9 @@ pub enum Error {
     /// What memory does not tell.
     #[error("{0}")]
     Inspect(#[from] InspectError),
+    /// Nor what its own symbols could tell.
+    #[error("{0}; where the kernel's own symbols are missing, --vmlinux FILE gives them")]
+    NoKallsyms(InspectError),
     /// init never asked.
     #[error("{kernel} did not come as far as our init: {why}; it said: {said}")]
     NoInit {
@@ -139,7 +142,10 @@ pub fn run(scenario: &Scenario, options: Options<'_>) -> Result<Evidence, Error>
     let quiesced = conductor.quiesce();
     let kernel = match options.vmlinux {
         Some(path) => Kernel::with_vmlinux(&ram, scenario.cpus, &read(path)?.bytes)?,
-        None => Kernel::find(&ram, scenario.cpus)?,
+        None => Kernel::find(&ram, scenario.cpus).map_err(|error| match error {
+            InspectError::NoVmcoreinfo { .. } => Error::Inspect(error),
+            error => Error::NoKallsyms(error),
+        })?,
     };
     let judging = Judging::of(&kernel, &options);
     // A kernel that is built without them does without, whatever its command line says.
