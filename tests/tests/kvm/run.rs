@@ -357,7 +357,7 @@ fn what_cannot_be_run(lab: &Lab) {
         ),
         (
             &["run", "idle-crash", "--subject", "linux"],
-            "payload:PROTOCOL is meant",
+            "payload:PROTOCOL, linux:NAME or linux:PATH is meant",
         ),
         (
             &["run", "idle-crash", "--out", "here"],

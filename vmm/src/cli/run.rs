@@ -222,6 +222,11 @@ impl Args {
 
     fn subject(&self, subject: &str) -> Result<Subject, String> {
         let Some(name) = subject.strip_prefix("linux:") else {
+            if !subject.starts_with("payload:") {
+                return Err(format!(
+                    "`{subject}` cannot be run; payload:PROTOCOL, linux:NAME or linux:PATH is meant"
+                ));
+            }
             return protocol(subject).map(Subject::Payload);
         };
         let files = match (&self.kernel, &self.initramfs) {
@@ -253,9 +258,9 @@ fn swap(text: &str) -> Result<Swap, String> {
 
 /// The protocol of `payload:P`.
 pub(super) fn protocol(subject: &str) -> Result<&'static Protocol, String> {
-    let name = subject.strip_prefix("payload:").ok_or_else(|| {
-        format!("`{subject}` cannot be run; payload:PROTOCOL or linux:NAME is meant")
-    })?;
+    let name = subject
+        .strip_prefix("payload:")
+        .ok_or_else(|| format!("`{subject}` cannot be explored; payload:PROTOCOL is meant"))?;
     named(name)
 }
 
