@@ -28,7 +28,7 @@ pub(crate) enum Act {
     PanicStopIrqoff,
     /// LKDTM's HARDLOCKUP: the CPU turns in a circle with interrupts masked. Nothing else comes of it.
     Hardlockup,
-    /// The same, and the hard-lockup detector panics on the CPU that finds it after few seconds.
+    /// The same, and the hard-lockup detector panics on the CPU before it, which finds it after few seconds.
     LockupDetector,
     /// `reboot(RB_AUTOBOOT)`, without a panic.
     Reboot,
@@ -190,8 +190,8 @@ impl Trigger {
         pin(self.cpu)?;
         if self.act == Act::LockupDetector {
             let needs = "the kernel has no CONFIG_HARDLOCKUP_DETECTOR";
-            // In seconds; the detector wants to see the CPU late three times.
-            put("/proc/sys/kernel/watchdog_thresh", "1", needs)?;
+            // In seconds. One would do, but a loaded host keeps other CPUs from running for as long.
+            put("/proc/sys/kernel/watchdog_thresh", "3", needs)?;
             put("/proc/sys/kernel/hardlockup_panic", "1", needs)?;
         }
         let file = self

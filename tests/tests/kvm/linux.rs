@@ -12,13 +12,14 @@ use crate::SharedLab;
 const KERNELS: [&str; 4] = ["nmi-only", "irq-then-nmi", "v1-proposal", "v1-corrected"];
 
 /// What `make soak` runs on each of them.
-const SOAKED: [&str; 13] = [
+const SOAKED: [&str; 14] = [
     "all-masked",
     "console-locked",
     "console-locked-forever",
     "e4-nmi-at-the-door",
     "idle-crash",
     "idle-plain",
+    "lockup-found",
     "no-pseudo-nmi",
     "not-run-in-section",
     "restart-stalled",
@@ -29,11 +30,12 @@ const SOAKED: [&str; 13] = [
 ];
 
 /// What each `make test` runs beside `console-locked`: a fault of each kind, on the kernel that has it.
-const SMOKE: [(&str, &str); 5] = [
+const SMOKE: [(&str, &str); 6] = [
     ("idle-plain", "irq-then-nmi"),
     ("e4-nmi-at-the-door", "irq-then-nmi"),
     ("v1-4-two-panics", "irq-then-nmi"),
     ("v1-2a-nested-nmi", "v1-proposal"),
+    ("lockup-found", "nmi-only"),
     ("restart-stalled", "v1-corrected"),
 ];
 

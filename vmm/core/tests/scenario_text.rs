@@ -19,7 +19,7 @@ fn passing() -> impl Strategy<Value = Passing> {
 }
 
 fn tasks() -> impl Strategy<Value = Vec<Task>> {
-    let trigger = select(vec![Does::Panic, Does::Restart]);
+    let trigger = select(vec![Does::Panic(Cause::Told), Does::Restart]);
     let does = prop_oneof![
         (1u8..=9).prop_map(Does::Talk),
         (0..CPUS).prop_map(|to| Does::Nmi(CpuId(to))),
@@ -246,6 +246,11 @@ fn a_mistake_is_named_with_file_line_key_and_what_was_meant() {
             "format = 1",
             "format = 2",
             "t.toml:1: format: this program reads format 1",
+        ),
+        (
+            "does = \"panic\"",
+            "does = \"panic\"\ncause = \"lockup\"",
+            "t.toml:8: trigger[0]: CPU 0 finds CPU 1 locked up, so that this must have the task mask-irqs",
         ),
         (
             "[[trigger]]",

@@ -51,6 +51,7 @@ embedded! {
     "idle-kexec",
     "idle-plain",
     "late-stores",
+    "lockup-found",
     "no-pseudo-nmi",
     "not-run-in-section",
     "restart-stalled",

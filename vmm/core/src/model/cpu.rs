@@ -397,7 +397,7 @@ impl Model {
     pub(super) fn point_of(&self, act: Act) -> Option<Point> {
         match act {
             Act::Task { task } => match self.fixed.scenario.tasks[usize::from(task)].does {
-                Does::Panic => Some(Point::PanicEntry),
+                Does::Panic(_) => Some(Point::PanicEntry),
                 Does::Restart => Some(Point::RestartEntry),
                 Does::Unplug => Some(Point::Unplug),
                 Does::Online => Some(Point::Online),

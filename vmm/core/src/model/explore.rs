@@ -395,7 +395,7 @@ impl Model {
                 Act::Idle | Act::Spin | Act::Gone | Act::Parked => 0,
                 Act::Handler(_) => return touches,
                 Act::Task { task } => match self.fixed.scenario.tasks[usize::from(*task)].does {
-                    Does::Panic | Does::Restart => ALL,
+                    Does::Panic(_) | Does::Restart => ALL,
                     Does::Talk(_) => CONSOLE | FLAG_READ,
                     Does::Unplug | Does::Online => ACK_STORE,
                     Does::Nmi(_) => SEND,

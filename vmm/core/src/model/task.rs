@@ -201,7 +201,7 @@ impl Model {
     fn begin_task(&mut self, cpu: usize, does: Does) {
         match does {
             Does::Talk(left) => self.becomes(cpu, Act::Talk { left }),
-            Does::Panic => {
+            Does::Panic(_) => {
                 // local_irq_disable() is the first thing that panic() does.
                 self.mask(cpu, Mask::Irqs);
                 self.becomes(cpu, Act::Panic(Panicking::Entered));

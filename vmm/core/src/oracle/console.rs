@@ -11,8 +11,8 @@ pub(super) struct Console {
     line: Vec<u8>,
     // Who wrote the line; its newline may be anybody's.
     writers: Vec<CpuId>,
-    last: usize,
-    disorder: Option<usize>,
+    /// How many records have come one behind the other.
+    in_order: usize,
     mixed: Option<String>,
 }
 
@@ -28,7 +28,7 @@ pub(super) enum Fault {
     Mixed(String),
     /// A record does not appear whole.
     Missing(String),
-    /// A record appears after one that was stored later.
+    /// A record appears, but not behind all that were stored before it.
     Disorder(String),
 }
 
@@ -59,6 +59,11 @@ impl Console {
         let writers = std::mem::take(&mut self.writers);
         let text = without_prefix(&line);
         let is_line = |owed: &&Owed| [text, &line].contains(&owed.text.as_bytes());
+        // Other lines may come between: a record that is shown twice, or one that was stored while its level was not shown and was still
+        // to be sent when that changed.
+        if self.owed.get(self.in_order).as_ref().is_some_and(is_line) {
+            self.in_order += 1;
+        }
         // A text that was stored twice is owed twice.
         if let Some(at) = self
             .owed
@@ -66,10 +71,6 @@ impl Console {
             .position(|owed| is_line(&owed) && !owed.whole)
         {
             self.owed[at].whole = true;
-            if at < self.last {
-                self.disorder.get_or_insert(at);
-            }
-            self.last = self.last.max(at);
         } else if self.owed.iter().find(is_line).is_none() && writers.len() > 1 {
             self.mixed
                 .get_or_insert(String::from_utf8_lossy(&line).into_owned());
@@ -84,8 +85,8 @@ impl Console {
         if let Some(owed) = self.owed.iter().find(|owed| !owed.whole) {
             return Some(Fault::Missing(owed.text.to_string()));
         }
-        self.disorder
-            .map(|at| Fault::Disorder(self.owed[at].text.to_string()))
+        let late = self.owed.get(self.in_order)?;
+        Some(Fault::Disorder(late.text.to_string()))
     }
 }
 
@@ -117,7 +118,30 @@ fn without_prefix(line: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use super::without_prefix;
+    use super::*;
+
+    #[test]
+    fn a_record_is_late_only_behind_what_the_console_had_to_show() {
+        let late = |lines: &[&str]| {
+            let mut console = Console::default();
+            for text in ["panic", "trace", "end"] {
+                console.owe(text.into());
+            }
+            for line in lines {
+                console.show(CpuId(0), line.as_bytes());
+                console.show(CpuId(0), b"\r\n");
+            }
+            console.fault().map(|fault| match fault {
+                Fault::Disorder(text) => text,
+                Fault::Missing(text) | Fault::Mixed(text) => panic!("{text}"),
+            })
+        };
+        assert_eq!(late(&["panic", "trace", "end"]), None);
+        // An older record of the same text was still to be sent when its level began to be shown.
+        assert_eq!(late(&["trace", "panic", "trace", "end"]), None);
+        assert_eq!(late(&["panic", "panic", "trace", "end"]), None);
+        assert_eq!(late(&["trace", "panic", "end"]), Some("trace".to_owned()));
+    }
 
     #[test]
     fn the_time_of_a_record_is_no_part_of_its_text() {

@@ -368,7 +368,7 @@ fn console_intact(facts: &Facts, event: &Event) -> Said {
             without_repeats(&text)
         ),
         Fault::Disorder(text) => format!(
-            "\"{}\" came over the wire after a record that is younger",
+            "\"{}\" came over the wire, but not behind all records that are older",
             without_repeats(&text)
         ),
         Fault::Mixed(line) => format!(

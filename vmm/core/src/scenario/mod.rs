@@ -96,7 +96,7 @@ pub struct Task {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Does {
     /// Panics.
-    Panic,
+    Panic(Cause),
     /// Restarts the machine.
     Restart,
     /// Stores so many records.
@@ -111,6 +111,16 @@ pub enum Does {
     MaskIrqs,
     /// Spins with all of DAIF masked.
     MaskDaif,
+}
+
+/// What a CPU panics for. It makes a difference to Linux alone, by what comes before `panic()`.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Cause {
+    /// It is told to.
+    Told,
+    /// It finds the next CPU locked up. Each CPU looks after the next one, and the last after the first (Linux
+    /// kernel/watchdog_buddy.c).
+    Lockup,
 }
 
 /// A CPU at a point.

@@ -8,7 +8,9 @@ use guest_abi::protocol::{PROTOCOLS, Protocol};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Does, Driver, Explore, FORMAT, Hold, HoldUntil, MAX_CPUS, Passing, Scenario, Task};
+use super::{
+    Cause, Does, Driver, Explore, FORMAT, Hold, HoldUntil, MAX_CPUS, Passing, Scenario, Task,
+};
 use crate::arm::{CpuId, CpuSet};
 use crate::evidence::{Manner, Onward, StopKind};
 use crate::oracle::Rule;
@@ -60,6 +62,11 @@ impl Words for Driver {
         (Driver::WriteAnyway, "write-anyway"),
         (Driver::Nbcon, "nbcon"),
     ];
+}
+
+impl Words for Cause {
+    const WORDS: &'static [(Self, &'static str)] =
+        &[(Cause::Told, "told"), (Cause::Lockup, "lockup")];
 }
 
 impl Words for Manner {
@@ -385,6 +392,16 @@ fn scenario(mut top: Table<'_>) -> Read<Scenario> {
         }
         tasks.push(task);
     }
+    for (value, finder) in triggers.iter().zip(&tasks) {
+        let next = CpuId((finder.cpu.0 + 1) % cpus);
+        let locked_up = |task: &Task| task.cpu == next && task.does == Does::MaskIrqs;
+        if finder.does == Does::Panic(Cause::Lockup) && !tasks.iter().any(locked_up) {
+            return value.wrong(format!(
+                "CPU {} finds CPU {next} locked up, so that this must have the task mask-irqs",
+                finder.cpu
+            ));
+        }
+    }
     let mut holds: Vec<Hold> = Vec::new();
     for value in top.list("hold")? {
         let hold = hold(&value, cpus)?;
@@ -444,7 +461,10 @@ fn task(value: &Value<'_>, cpus: u16, trigger: bool) -> Read<Task> {
             };
             return does.unknown(text, all.into_iter());
         }
-        "panic" => Does::Panic,
+        "panic" => {
+            let cause = table.get("cause");
+            Does::Panic(cause.map_or(Ok(Cause::Told), |value| value.word())?)
+        }
         "restart" => Does::Restart,
         "talk" => {
             let records = table
@@ -467,7 +487,7 @@ fn task(value: &Value<'_>, cpus: u16, trigger: bool) -> Read<Task> {
         .get("after")
         .map(|value| passing(&value, cpus))
         .transpose()?;
-    table.end(&["cpu", "does", "records", "to", "after"])?;
+    table.end(&["cpu", "does", "cause", "records", "to", "after"])?;
     Ok(Task { cpu, does, after })
 }
 

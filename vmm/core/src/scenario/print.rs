@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::parse::Words;
-use super::{Does, FORMAT, HoldUntil, Passing, Scenario};
+use super::{Cause, Does, FORMAT, HoldUntil, Passing, Scenario};
 use crate::oracle::Rule;
 
 fn word<T: Words>(value: T) -> &'static str {
@@ -58,7 +58,11 @@ impl fmt::Display for Scenario {
         writeln!(f, "exercises = {}", rules(&self.exercises))?;
         for task in &self.tasks {
             let (heading, does) = match task.does {
-                Does::Panic => ("trigger", "\"panic\"".to_owned()),
+                Does::Panic(Cause::Told) => ("trigger", "\"panic\"".to_owned()),
+                Does::Panic(cause) => {
+                    let cause = word(cause);
+                    ("trigger", format!("\"panic\"\ncause = \"{cause}\""))
+                }
                 Does::Restart => ("trigger", "\"restart\"".to_owned()),
                 Does::Talk(records) => ("task", format!("\"talk\"\nrecords = {records}")),
                 Does::Unplug => ("task", "\"unplug\"".to_owned()),

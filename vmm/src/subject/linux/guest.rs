@@ -83,6 +83,8 @@ pub(super) fn places<M: Memory>(kernel: &Kernel<'_, M>) -> Places {
 #[derive(Clone, Debug)]
 pub(super) struct Functions {
     pub(super) panic: u64,
+    /// Where a panic begins that may come from an interrupt: behind it other CPUs' records are dropped.
+    pub(super) nmi_panic: Option<u64>,
     pub(super) crash_stop: Option<u64>,
     pub(super) plain_stop: u64,
     /// The interrupt controller's function that writes ICC_SGI1R_EL1; the one of GICv2 has the same name.
@@ -112,6 +114,7 @@ impl Functions {
         let vectors = at("vectors")?;
         Ok(Self {
             panic: at("vpanic").or_else(|_| at("panic"))?,
+            nmi_panic: at("nmi_panic").ok(),
             crash_stop: at("crash_smp_send_stop").ok(),
             plain_stop: at("smp_send_stop")?,
             send,

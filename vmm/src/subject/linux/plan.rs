@@ -6,7 +6,7 @@ use guest_abi::point::{InLinux, Point};
 use guest_abi::protocol::Request;
 use vmm_core::arm::CpuId;
 use vmm_core::evidence::{Manner, Onward, StopKind};
-use vmm_core::scenario::{Does, HoldUntil, Passing, Scenario};
+use vmm_core::scenario::{Cause, Does, HoldUntil, Passing, Scenario};
 
 use super::tap::Catch;
 
@@ -157,6 +157,13 @@ pub(super) fn passings(scenario: &Scenario) -> Vec<Passing> {
     passings
 }
 
+/// Whether the CPU before it panics for it.
+fn is_found(scenario: &Scenario, cpu: CpuId) -> bool {
+    let before = |finder: CpuId| (finder.0 + 1) % scenario.cpus == cpu.0;
+    let mut tasks = scenario.tasks.iter();
+    tasks.any(|task| task.does == Does::Panic(Cause::Lockup) && before(task.cpu))
+}
+
 /// Whether Linux can do it, as far as that shows without a kernel.
 pub fn check(scenario: &Scenario) -> Result<(), Unfit> {
     let name = || scenario.name.clone();
@@ -179,7 +186,7 @@ pub fn check(scenario: &Scenario) -> Result<(), Unfit> {
     for task in &scenario.tasks {
         if !matches!(
             task.does,
-            Does::Panic | Does::Restart | Does::Talk(_) | Does::MaskIrqs
+            Does::Panic(_) | Does::Restart | Does::Talk(_) | Does::MaskIrqs
         ) {
             return Err(Unfit::Task {
                 name: name(),
@@ -229,12 +236,15 @@ pub(super) fn command_line(scenario: &Scenario) -> String {
     let triggers = scenario.tasks.iter().filter_map(|task| {
         let word = match task.does {
             // The one that prints nothing before it panics: a CPU that is held in the console keeps it from nothing. PID 1 can do it once.
-            Does::Panic if exits == 0 => {
+            // The one that it finds has the word for that.
+            Does::Panic(Cause::Lockup) => return None,
+            Does::Panic(Cause::Told) if exits == 0 => {
                 exits += 1;
                 "exit"
             }
-            Does::Panic => "panic",
+            Does::Panic(Cause::Told) => "panic",
             Does::Restart => "reboot",
+            Does::MaskIrqs if is_found(scenario, task.cpu) => "lockup-detector",
             Does::MaskIrqs => "hardlockup",
             _ => return None,
         };
@@ -264,6 +274,11 @@ mod tests {
             command_line(&scenario("console-locked")),
             "console=ttyAMA0 quiet printk.devkmsg=on panic=0 init.answer irqchip.gicv3_pseudo_nmi=1 \
              crash_kexec_post_notifiers init.talk=1 init.trigger=exit@0"
+        );
+        // Nobody pulls the trigger of a panic that is the lockup's.
+        assert!(
+            command_line(&scenario("lockup-found"))
+                .ends_with("init.talk=2 init.trigger=lockup-detector@1")
         );
         let plain = command_line(&scenario("idle-plain"));
         assert!(!plain.contains("post_notifiers") && !plain.contains("init.talk"));

@@ -45,7 +45,7 @@ pub(super) fn words(scenario: &Scenario, protocol: &Protocol, swap: Option<Swap>
     words[mailbox::OFFLINE_AT] = scenario.offline.iter().map(|cpu| 1 << cpu.index()).sum();
     for task in &scenario.tasks {
         let job = match task.does {
-            Does::Panic => Job::Panic,
+            Does::Panic(_) => Job::Panic,
             Does::Restart => Job::Restart,
             Does::Talk(records) => Job::Talk(records),
             Does::Unplug => Job::Unplug,

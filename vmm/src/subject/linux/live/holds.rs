@@ -16,11 +16,11 @@ use crate::vcpu::Vcpu as _;
 impl Live<'_> {
     /// A CPU that is to trigger stands at the entry of what it triggers. It waits there for whoever must have come first; only now,
     /// for what it printed till then needed the console.
-    pub(super) fn come_as_sender(&mut self, cpu: usize, does: Does) {
+    pub(super) fn come_as_sender(&mut self, cpu: usize, this: impl Fn(Does) -> bool) {
         let tasks = self.scenario.tasks.iter();
         let own = tasks
             .clone()
-            .find(|task| task.cpu.index() == cpu && task.does == does);
+            .find(|task| task.cpu.index() == cpu && this(task.does));
         let masked = passings(self.scenario)
             .into_iter()
             .filter(|passing| passing.at == Point::Masked);
@@ -30,11 +30,15 @@ impl Live<'_> {
             .chain(masked)
             .filter(|passing| !self.passed.contains(passing))
             .collect();
+        self.catches = true;
         self.catch_at_console();
     }
 
     /// Has the tap catch the first CPU that the scenario wants at the console and that has not come there.
     pub(super) fn catch_at_console(&self) {
+        if !self.catches {
+            return;
+        }
         let next =
             passings(self.scenario)
                 .into_iter()

@@ -13,7 +13,7 @@ use vmm_core::evidence::{
     End, Event, Hand, Interrupt, Manner, Onward, PlaceKind, Places, Regs, Seen, StopKind, What,
 };
 use vmm_core::inspect::{InspectError, Kernel};
-use vmm_core::scenario::{Does, Hold, HoldUntil, Passing, Scenario};
+use vmm_core::scenario::{Cause, Does, Hold, HoldUntil, Passing, Scenario};
 
 use crate::conductor::{self, Conductor, Next, Stepped, Trap};
 use crate::kvm::{self, Clock, KvmVcpu};
@@ -143,6 +143,8 @@ pub(in crate::subject::linux) struct Live<'a> {
     /// The virtual interrupt number of SGI 0.
     ipi_base: Option<u64>,
     passed: Vec<Passing>,
+    /// Whether CPUs are caught at the console: not before the one that waits for that has come, for it may print on its way.
+    catches: bool,
     first_request: Option<u64>,
     stand: Option<Stand>,
     /// What is added to the guest's clock.
@@ -177,6 +179,7 @@ impl<'a> Live<'a> {
             cpus: vec![Cpu::default(); usize::from(scenario.cpus)],
             ipi_base: None,
             passed: Vec::new(),
+            catches: false,
             first_request: None,
             stand: None,
             shift: 0,
@@ -196,10 +199,8 @@ impl<'a> Live<'a> {
         for task in &scenario.tasks {
             live.cpus[task.cpu.index()].masks_irqs |= task.does == Does::MaskIrqs;
         }
-        let waits = live.scenario.tasks.iter().any(|task| task.after.is_some());
-        if !waits {
-            live.catch_at_console();
-        }
+        live.catches = !live.scenario.tasks.iter().any(|task| task.after.is_some());
+        live.catch_at_console();
         Ok(live)
     }
 
@@ -216,6 +217,10 @@ impl<'a> Live<'a> {
                 .crash_stop
                 .map(|at| (at, Spot::Calls(StopKind::Crash))),
         );
+        let finds = |does| does == Does::Panic(Cause::Lockup);
+        if (self.scenario.tasks.iter()).any(|task| task.cpu.index() == cpu && finds(task.does)) {
+            spots.extend(functions.nmi_panic.map(|at| (at, Spot::Panics)));
+        }
         spots.extend(self.points_of(cpu)?);
         Ok(spots)
     }
@@ -695,7 +700,7 @@ impl<'a> Live<'a> {
                 self.look(cpu)?;
                 self.logged(cpu)?;
                 self.cpus[cpu].panicked = true;
-                self.come_as_sender(cpu, Does::Panic);
+                self.come_as_sender(cpu, |does| matches!(does, Does::Panic(_)));
             }
             Spot::Calls(stop) => self.calls(cpu, stop, regs)?,
             Spot::Sends => self.sends(cpu, regs)?,

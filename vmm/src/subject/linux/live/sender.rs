@@ -137,7 +137,7 @@ impl Live<'_> {
         }
         self.look(cpu)?;
         self.say(cpu, Seen::Trapped, What::Calls(stop));
-        self.come_as_sender(cpu, Does::Restart);
+        self.come_as_sender(cpu, |does| does == Does::Restart);
         let mut others = self.online()?;
         others.remove(CpuId(cpu as u16));
         let now = self.now();
