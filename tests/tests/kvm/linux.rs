@@ -44,6 +44,10 @@ pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
         lab.trial("linux::symbols_of_another_build", symbols_of_another_build),
         lab.trial("linux::what_cannot_be_run", what_cannot_be_run),
         lab.trial(
+            "linux::kernels_that_tell_lies_of_themselves",
+            kernels_that_tell_lies_of_themselves,
+        ),
+        lab.trial(
             "linux::kernels_that_come_not_as_far_as_init",
             kernels_that_come_not_as_far_as_init,
         ),
@@ -192,4 +196,83 @@ fn kernels_that_come_not_as_far_as_init(lab: &Lab) {
             .exits(2)
             .complains(&why);
     }
+}
+
+/// The formats by which a kernel writes its VMCOREINFO, and the names of its symbols there, are text in its Image: other text makes it
+/// say less, or something else, about a memory that is as ever.
+fn kernels_that_tell_lies_of_themselves(lab: &Lab) {
+    let folder = tempfile::tempdir().unwrap();
+    let image = fs::read(root().join("target/guests/irq-then-nmi/Image")).unwrap();
+    let vmlinux = root().join("target/guests/irq-then-nmi/vmlinux");
+    let run = |told: &str, instead: &str, more: &[&str]| {
+        let lies = replaced(&image, told.as_bytes(), instead.as_bytes());
+        fs::write(folder.path().join("lies"), lies).unwrap();
+        let arguments = ["run", "idle-plain", "--subject", "linux:./lies"];
+        let arguments = arguments.iter().chain(more);
+        lab.vmm(arguments).within(folder.path()).run()
+    };
+    let no_kallsyms = ["kallsyms_names\0", "kallsyms_namez\0"];
+    for [told, instead, words] in [
+        [
+            "OSRELEASE=%s\n",
+            "OSRELEASX=%s\n",
+            "no VMCOREINFO in 131072 pages of RAM",
+        ],
+        [
+            "SYMBOL(%s)=%lx\n",
+            "SYMBOX(%s)=%lx\n",
+            "VMCOREINFO has no line SYMBOL(swapper_pg_dir)=",
+        ],
+        [
+            "SYMBOL(%s)=%lx\n",
+            "SYMBOL(%s)=%ld\n",
+            "which is not an address of the kernel",
+        ],
+        [
+            "PAGESIZE=%ld\n",
+            "PAGESIZE=3%d\n",
+            "VMCOREINFO says PAGESIZE=34096",
+        ],
+        [
+            no_kallsyms[0],
+            no_kallsyms[1],
+            "where the kernel's own symbols are missing, --vmlinux FILE gives them",
+        ],
+        [
+            "kallsyms_relative_base\0",
+            "kallsyms_relative_bass\0",
+            "not mapped",
+        ],
+        // The numbers become hexadecimal ones.
+        [
+            "OFFSET(%s.%s)=%lu\n",
+            "OFFSET(%s.%s)=%lx\n",
+            "the printk ring is damaged",
+        ],
+        [
+            "SIZE(%s)=%lu\n",
+            "SIZE(%s)=%lx\n",
+            "descriptors belong to other records",
+        ],
+    ] {
+        run(told, instead, &[]).exits(2).complains(words);
+    }
+    let symbols = ["--vmlinux", vmlinux.to_str().unwrap()];
+    run(no_kallsyms[0], no_kallsyms[1], &symbols).exits(0);
+}
+
+/// The image with other bytes wherever these are.
+fn replaced(image: &[u8], told: &[u8], instead: &[u8]) -> Vec<u8> {
+    assert_eq!(told.len(), instead.len());
+    let mut image = image.to_vec();
+    let places: Vec<usize> = image
+        .windows(told.len())
+        .enumerate()
+        .filter_map(|(at, bytes)| (bytes == told).then_some(at))
+        .collect();
+    assert!(!places.is_empty(), "the Image has no {told:?}");
+    for at in places {
+        image[at..][..told.len()].copy_from_slice(instead);
+    }
+    image
 }

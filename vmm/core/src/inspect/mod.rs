@@ -17,7 +17,7 @@ pub use facts::{ConsoleFacts, Kernel, StopFacts, SystemState};
 pub use kallsyms::{Form, Symbol, SymbolOffset, Symbols};
 pub use ksymtab::Exports;
 pub use memory::{Memory, OutsideOfRam};
-pub use printk::{Caller, Gap, GapReason, LogRing, Record, RecordState};
+pub use printk::{Caller, Gap, GapReason, LogReader, LogRing, Record, RecordState};
 pub use space::KernelSpace;
 pub use vmcoreinfo::Vmcoreinfo;
 pub use vmlinux::VmlinuxError;

@@ -6,6 +6,8 @@
 //! between two logical positions in a ring of bytes, behind the ID it belongs to; one that would reach beyond the ring's
 //! end lies at its start. Offsets come from VMCOREINFO.
 
+use std::collections::BTreeSet;
+
 use super::{InspectError, KernelSpace, Memory, Vmcoreinfo};
 use crate::arm::{CpuId, KernelVa};
 
@@ -89,6 +91,51 @@ pub struct LogRing {
     pub records: Vec<Record>,
     /// What can't.
     pub gaps: Vec<Gap>,
+}
+
+/// Follows a ring as it fills: every record once.
+#[derive(Clone, Debug, Default)]
+pub struct LogReader {
+    /// All older ones have been read.
+    next: u64,
+    /// What has been read of the others: a record that was being written was left out.
+    beyond: BTreeSet<u64>,
+}
+
+impl LogReader {
+    /// One that has read all that is in the ring and finished.
+    pub fn behind(ring: &LogRing) -> Self {
+        let mut reader = Self::default();
+        reader.read(ring, false);
+        reader
+    }
+
+    /// Records that are finished and have not been read yet. One that is being written keeps those behind it from being read if
+    /// `in_turn`, as it keeps them from the console (prb_read_valid()); without that it is read when it is finished.
+    pub fn read<'a>(&mut self, ring: &'a LogRing, in_turn: bool) -> Vec<&'a Record> {
+        let mut read = Vec::new();
+        let mut previous = None;
+        for record in &ring.records {
+            let whole_so_far = previous.is_none_or(|seq| record.seq == seq + 1);
+            let finished = record.state == RecordState::Finalized;
+            if in_turn && !(whole_so_far && finished) {
+                break;
+            }
+            previous = Some(record.seq);
+            if finished && record.seq >= self.next && self.beyond.insert(record.seq) {
+                read.push(record);
+            }
+        }
+        // What was lost before it was read does not come back.
+        if let Some(oldest) = ring.records.first() {
+            self.next = self.next.max(oldest.seq);
+        }
+        while self.beyond.remove(&self.next) {
+            self.next += 1;
+        }
+        self.beyond = self.beyond.split_off(&self.next);
+        read
+    }
 }
 
 /// The layout, as this kernel's VMCOREINFO tells it.
@@ -179,6 +226,27 @@ impl LogRing {
             }
         }
         Ok(read)
+    }
+
+    /// What no kernel of so many CPUs writes, in a guest that stands still: in one that runs it may be a record that was being
+    /// overwritten.
+    pub fn damage(&self, cpus: u16) -> Result<(), InspectError> {
+        let mut recycled = 0;
+        for gap in &self.gaps {
+            match &gap.why {
+                GapReason::Damaged(what) => {
+                    return Err(damaged(format!("of record {:#x}: {what}", gap.id)));
+                }
+                // Each CPU can be about to take one descriptor (desc_reserve()).
+                GapReason::Recycled => recycled += 1,
+                GapReason::Reserved | GapReason::TextLost => {}
+            }
+        }
+        if recycled > cpus {
+            let what = format!("{recycled} descriptors belong to other records");
+            return Err(damaged(what));
+        }
+        Ok(())
     }
 }
 

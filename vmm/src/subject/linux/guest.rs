@@ -11,7 +11,7 @@ use vm_memory::{
 };
 use vmm_core::arm::{CpuId, CpuSet, KernelVa, PhysicalAddress};
 use vmm_core::evidence::{Note, Place, PlaceKind, Places};
-use vmm_core::inspect::{InspectError, Kernel, Memory, OutsideOfRam, RecordState};
+use vmm_core::inspect::{InspectError, Kernel, LogReader, Memory, OutsideOfRam, Record};
 
 use super::plan::{Unfit, Where, place};
 use crate::vcpu::{Watched, Width};
@@ -161,8 +161,7 @@ pub(super) struct Watch {
     words: Vec<Located>,
     values: Vec<u64>,
     notes: Vec<(PhysicalAddress, Note)>,
-    /// The first record that has not been told of.
-    next: u64,
+    log: LogReader,
 }
 
 /// The variable that a word is.
@@ -210,12 +209,13 @@ impl Watch {
             }
         }
         let log = kernel.log()?;
+        log.damage(cpus)?;
         let mut watch = Self {
             cpus,
             words,
             values: Vec::new(),
             notes,
-            next: log.records.last().map_or(0, |record| record.seq + 1),
+            log: LogReader::behind(&log),
         };
         watch.values = watch.read(memory);
         Ok(watch)
@@ -289,21 +289,22 @@ impl Watch {
         Some(known.clone())
     }
 
-    /// Records that have been stored since the last look, with their level, a line each.
+    /// Records that have been stored since the last look, with their level, a line each. In a stop those are read, too, that wait
+    /// behind one that is never finished: its writer may have been stopped.
     pub(super) fn records<M: Memory>(
         &mut self,
         kernel: &Kernel<'_, M>,
+        stops: bool,
     ) -> Result<Vec<(u8, String)>, InspectError> {
-        let mut lines = Vec::new();
-        for record in kernel.log()?.records {
-            if record.seq < self.next || record.state != RecordState::Finalized {
-                continue;
-            }
-            self.next = record.seq + 1;
+        let ring = kernel.log()?;
+        let records = self.log.read(&ring, !stops).into_iter();
+        let lines = |record: &Record| {
             let text = String::from_utf8_lossy(&record.text);
-            lines.extend(text.lines().map(|line| (record.level, line.to_owned())));
-        }
-        Ok(lines)
+            let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            let level = record.level;
+            lines.into_iter().map(move |line| (level, line))
+        };
+        Ok(records.flat_map(lines).collect())
     }
 
     /// CPUs of the guest.

@@ -2,7 +2,9 @@ use proptest::prelude::*;
 
 use super::guest::{Guest, KERNEL};
 use crate::arm::CpuId;
-use crate::inspect::{Caller, GapReason, InspectError, LogRing, RecordState};
+use crate::inspect::{
+    Caller, Gap, GapReason, InspectError, LogReader, LogRing, Record, RecordState,
+};
 
 const COUNT_BITS: u64 = 3;
 const SIZE_BITS: u64 = 7;
@@ -253,4 +255,74 @@ proptest! {
             prop_assert!(ring.records.len() + ring.gaps.len() <= 1 << 24);
         }
     }
+}
+
+#[test]
+fn a_reader_reads_every_record_once_and_in_turn_where_there_is_time() {
+    use RecordState::{Committed, Finalized};
+    let ring = |records: &[(u64, RecordState)]| LogRing {
+        records: records
+            .iter()
+            .map(|&(seq, state)| Record {
+                seq,
+                ts_nsec: 0,
+                level: 6,
+                facility: 0,
+                flags: 0,
+                caller: Caller::Task(0),
+                state,
+                text: Vec::new(),
+            })
+            .collect(),
+        gaps: Vec::new(),
+    };
+    let mut reader = LogReader::behind(&ring(&[(5, Finalized), (6, Finalized)]));
+    let mut read = |records: &[(u64, RecordState)], in_turn| -> Vec<u64> {
+        let ring = ring(records);
+        let read = reader.read(&ring, in_turn).into_iter();
+        read.map(|record| record.seq).collect()
+    };
+    let all = |records: &[u64]| -> Vec<_> { records.iter().map(|&seq| (seq, Finalized)).collect() };
+    assert_eq!(read(&all(&[5, 6, 7]), true), [7]);
+    // 8 is reserved only, and 9 could still be added to.
+    assert_eq!(read(&all(&[6, 7, 9]), true), []);
+    assert_eq!(
+        read(&[(7, Finalized), (8, Committed), (9, Finalized)], true),
+        []
+    );
+    assert_eq!(read(&all(&[6, 7, 9]), false), [9]);
+    assert_eq!(read(&all(&[7, 8, 9, 10]), true), [8, 10]);
+    // The ring has come round.
+    assert_eq!(read(&all(&[20, 21]), true), [20, 21]);
+    assert_eq!(read(&all(&[20, 21]), false), []);
+}
+
+#[test]
+fn a_ring_is_damaged_that_no_kernel_could_leave_behind() {
+    let ring = |gaps: &[GapReason]| LogRing {
+        records: Vec::new(),
+        gaps: (0..)
+            .zip(gaps.iter().cloned())
+            .map(|(id, why)| Gap { id, why })
+            .collect(),
+    };
+    let damage = |gaps| ring(gaps).damage(2).err().map(|error| error.to_string());
+    assert_eq!(damage(&[GapReason::Reserved, GapReason::TextLost]), None);
+    assert_eq!(damage(&[GapReason::Recycled, GapReason::Recycled]), None);
+    let three = [
+        GapReason::Recycled,
+        GapReason::Recycled,
+        GapReason::Recycled,
+    ];
+    assert!(
+        damage(&three)
+            .unwrap()
+            .ends_with("3 descriptors belong to other records")
+    );
+    let foreign = [GapReason::Damaged("its text belongs to 0x77".to_owned())];
+    assert!(
+        damage(&foreign)
+            .unwrap()
+            .ends_with("of record 0x0: its text belongs to 0x77")
+    );
 }

@@ -470,7 +470,8 @@ impl<'a> Live<'a> {
             .iter()
             .position(|cpu| cpu.call.is_some() || cpu.panicked);
         let cpu = sender.unwrap_or(cpu);
-        for (level, text) in self.watch.records(self.around.kernel)? {
+        let stops = sender.is_some();
+        for (level, text) in self.watch.records(self.around.kernel, stops)? {
             let what = What::Logs {
                 level,
                 text: text.into(),
@@ -772,11 +773,12 @@ impl<'a> Live<'a> {
 
     /// The last look.
     pub(super) fn finish(mut self) -> Result<Story, Error> {
+        let quiesced = self.conductor.quiesce();
         self.look(0)?;
+        self.around.kernel.log()?.damage(self.watch.cpus())?;
         for cpu in 0..self.cpus.len() {
             self.noted(cpu);
         }
-        let quiesced = self.conductor.quiesce();
         let standings = quiesced.standings();
         drop(quiesced);
         for (cpu, standing) in standings.into_iter().enumerate() {
