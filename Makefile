@@ -31,7 +31,7 @@ GOALS := $(or $(MAKECMDGOALS),$(.DEFAULT_GOAL))
 LAB := $(if $(and $(filter aarch64,$(shell uname -m)),$(wildcard /dev/kvm)),,lab)
 # `make demo` and then `make test` are one set-up, so that they are one command to type where make may not install.
 PURPOSES := build $(if $(filter lab,$(GOALS)),lab) $(if $(filter images,$(GOALS)),guests) $(if $(filter kernels,$(GOALS)),kernels) \
-            $(if $(filter install,$(GOALS)),$(LAB)) $(if $(filter bench,$(GOALS)),$(LAB) guests bench) \
+            $(if $(filter install,$(GOALS)),$(LAB)) $(if $(filter bench,$(GOALS)),$(LAB) guests kernels bench) \
             $(if $(filter demo test soak,$(GOALS)),$(LAB) guests kernels test) $(if $(filter lint,$(GOALS)),lint)
 
 TC := target/toolchain.mk
@@ -144,12 +144,12 @@ fuzz: $(CARGO_FUZZ) ## fuzz every target of fuzz/ for FUZZ_SECONDS (60)
 	done
 
 .PHONY: bench
-bench: $(HOST_VMM) $(PAYLOAD) images target/bench/qemu $(LAB) ## figures for docs/measurements.md, next to QEMU's (RUNS=5), and how long the model takes
+bench: $(HOST_VMM) $(PAYLOAD) images kernels target/bench/qemu $(LAB) ## figures for docs/measurements.md, next to QEMU's (RUNS=5), and how long the model takes
 	@echo "## $$(date -u +%F), $$(git describe --always --dirty)"
 	@echo
 	@echo "$(RUNS) runs, $$(nproc) processors ($$(uname -m))$(if $(LAB),$(comma) in the lab)$(comma) load $$(cut -d ' ' -f 1 /proc/loadavg) before."
 	@echo
-	@$(HOST_VMM) bench all --linux target/guests/debian-6.12/vmlinuz --initrd target/images/guest.cpio --payload $(PAYLOAD) \
+	@$(HOST_VMM) bench all --linux target/guests/debian-6.12/vmlinuz --built target/guests/irq-then-nmi/Image --initrd target/images/guest.cpio --payload $(PAYLOAD) \
 	    --peer target/bench/qemu --runs $(RUNS)
 	@echo
 	@echo "Load $$(cut -d ' ' -f 1 /proc/loadavg) after. The model explores its default set in:"

@@ -47,7 +47,10 @@ struct All {
     /// A stock Linux
     #[arg(long, value_name = "FILE")]
     linux: PathBuf,
-    /// Its initrd, whose PID 1 is the project's init
+    /// A Linux that is built from source (`make kernels`)
+    #[arg(long, value_name = "FILE")]
+    built: PathBuf,
+    /// The initrd of both, whose PID 1 is the project's init
     #[arg(long, value_name = "FILE")]
     initrd: PathBuf,
     /// The bare-metal payload
@@ -72,7 +75,7 @@ impl Args {
         };
         let folder = all.peer.iter().flat_map(fs::read_dir).flatten();
         let peer = folder.flatten().map(|entry| entry.path());
-        let guest = [&all.linux, &all.initrd, &all.payload];
+        let guest = [&all.linux, &all.built, &all.initrd, &all.payload];
         Needs {
             inputs: guest.into_iter().cloned().chain(peer).collect(),
             memory: GUEST_MEMORY,

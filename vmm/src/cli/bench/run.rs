@@ -155,6 +155,9 @@ struct Bench<'a> {
 /// How often the vCPUs are brought out of the guest in a run.
 const QUIESCES: usize = 10;
 
+/// A scenario of 4 CPUs all of which stop at once, so that nothing of it is the kernel's own waiting.
+const VERDICT: &str = "idle-crash";
+
 /// What a run of one figure gives.
 type Measure<'a> = dyn Fn(By<'_>) -> Result<f64, Error> + 'a;
 
@@ -207,6 +210,19 @@ impl<'a> Bench<'a> {
                 Figure::new(name, "s").should_be("0.8 of QEMU's"),
                 &|figure| self.compare(figure, &|by| self.user_space(by, cpus, options)),
             )?;
+        }
+        for (kernel, name, target) in [
+            (&self.args.built, "Linux to its verdict, built", "at most 6"),
+            (
+                &self.args.linux,
+                "Linux to its verdict, stock",
+                "at most 15",
+            ),
+        ] {
+            if self.wanted(name) {
+                eprintln!("vmm: {name}");
+                figures.extend(self.verdict(kernel, name, target)?);
+            }
         }
         Ok(figures)
     }
@@ -315,6 +331,44 @@ impl<'a> Bench<'a> {
         let cmdline = format!("console=ttyAMA0 panic=-1 {options}init.run=true");
         let mut running = Running::start(self.linux(&cmdline, cpus).command(by))?;
         Ok(running.until("init: exit 0")?.as_secs_f64())
+    }
+
+    /// From the exec to the verdict, and where the time goes.
+    fn verdict(
+        &self,
+        kernel: &Path,
+        name: &str,
+        target: &'static str,
+    ) -> Result<Vec<Figure>, Error> {
+        // What `vmm run` prints when each part is over: the header of the trace, a call, and the line of the outcome.
+        const PARTS: [(&str, &str); 3] = [
+            ("boot to init's question", "time (us)"),
+            ("from there to the stop", "calls crash_smp_send_stop"),
+            ("the stop and the judging", "\nrepeat: "),
+        ];
+        let whole = format!("{name}, quiet, 4 vCPUs");
+        let mut whole = Figure::new(whole, "s").should_be(target);
+        let mut parts = PARTS.map(|(part, _)| Figure::new(format!("of that, {part}"), "s"));
+        for seed in 0..self.args.runs {
+            let mut command = Command::new("/proc/self/exe");
+            command.args(["run", VERDICT, "--subject", "linux:built", "--kernel"]);
+            command
+                .arg(kernel)
+                .arg("--initramfs")
+                .arg(&self.args.initrd);
+            command.args(["--seed", &seed.to_string()]);
+            let mut running = Running::start(command)?;
+            let mut before = Duration::ZERO;
+            for ((_, words), figure) in PARTS.iter().zip(&mut parts) {
+                let now = running.until(words)?;
+                figure.ours.push((now - before).as_secs_f64());
+                before = now;
+            }
+            whole.ours.push(before.as_secs_f64());
+        }
+        let mut figures = vec![whole];
+        figures.extend(parts);
+        Ok(figures)
     }
 
     fn resident(&self, by: By<'_>) -> Result<f64, Error> {
