@@ -109,6 +109,17 @@ fn the_kernel_stops_by_its_protocol(lab: &Lab, kernel: &str) {
     let protocol = format!("\n[protocol]\nname = \"{kernel}\"\n");
     assert!(setting.contains(&protocol), "{setting}");
     met_whole_or_cut(folder.path(), kernel);
+    // The GIC and the stack say so, too: what is active, and what the interrupted code had masked (Linux 6.12's priorities).
+    let events = fs::read_to_string(folder.path().join("evidence/events.txt")).unwrap();
+    let (took, active) = match kernel {
+        "nmi-only" => ("0/c0 takes by=nmi", "active sgi=3 priority=128"),
+        _ => ("0/e0 takes by=irq", "active sgi=2 priority=192"),
+    };
+    for (seen, words) in [("trapped", took), ("quiesce", active)] {
+        let of_cpu_1 = format!(" 1 {seen} ");
+        let found = |line: &str| line.contains(&of_cpu_1) && line.contains(words);
+        assert!(events.lines().any(found), "CPU 1 {words}:\n{events}");
+    }
 }
 
 /// The record that CPU 1 was held in comes whole where the stop gives it time, and is cut by an NMI.

@@ -81,6 +81,7 @@ fn what() -> impl Strategy<Value = What> {
             until
         )
             .prop_map(|(at, manner, until)| What::Holds { at, manner, until }),
+        (0u8..16, any::<u8>()).prop_map(|(sgi, priority)| What::Active { sgi, priority }),
         text().prop_map(What::Runs),
         select(vec![
             What::Returns,

@@ -299,6 +299,7 @@ fn verb(what: &What, bytes: &mut Bytes) -> String {
         What::SelfStops => "self-stops".to_owned(),
         What::Parks => "parks".to_owned(),
         What::PowersOff => "powers-off".to_owned(),
+        What::Active { sgi, priority } => format!("active sgi={sgi} priority={priority}"),
         What::Unplugs => "unplugs".to_owned(),
         What::ComesUp => "comes-up".to_owned(),
         What::Holds { at, manner, until } => {
@@ -453,6 +454,10 @@ fn parse_verb(fields: &mut Fields<'_>, bytes: &mut Reader<'_>) -> Result<What, L
         "self-stops" => What::SelfStops,
         "parks" => What::Parks,
         "powers-off" => What::PowersOff,
+        "active" => What::Active {
+            sgi: fields.number("sgi")?,
+            priority: fields.number("priority")?,
+        },
         "unplugs" => What::Unplugs,
         "comes-up" => What::ComesUp,
         "holds" => {

@@ -277,6 +277,13 @@ pub enum What {
     Parks,
     /// Rests powered off.
     PowersOff,
+    /// This SGI is active on it: it was taken, and its handler has not come back.
+    Active {
+        /// Its INTID.
+        sgi: u8,
+        /// Its priority; a lower one is more urgent (GICv3 IHI 0069, 4.8).
+        priority: u8,
+    },
     /// Is gone by hot-unplug.
     Unplugs,
     /// Has come online.

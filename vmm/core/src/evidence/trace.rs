@@ -150,6 +150,7 @@ pub(crate) fn say(places: &Places, what: &What) -> String {
         What::SelfStops => "stops itself".to_owned(),
         What::Parks => "parks".to_owned(),
         What::PowersOff => "powers off".to_owned(),
+        What::Active { sgi, priority } => format!("SGI {sgi} is active, priority {priority:#x}"),
         What::Unplugs => "is unplugged".to_owned(),
         What::ComesUp => "comes online".to_owned(),
         What::Holds { at, manner, until } => {

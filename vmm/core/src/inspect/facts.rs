@@ -62,6 +62,15 @@ pub struct StopFacts {
     pub stop_in_progress: Option<bool>,
 }
 
+/// The masks of code that was interrupted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Interrupted {
+    /// Its PSTATE.
+    pub pstate: u64,
+    /// Its ICC_PMR_EL1, which a kernel saves that uses pseudo-NMIs: in PSTATE interrupts look open that it has masked by that.
+    pub pmr: Option<u8>,
+}
+
 /// Who holds what of the console. Locks of single consoles are not among these: where they lie is debug information.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ConsoleFacts {
@@ -260,6 +269,38 @@ impl<'m, M: Memory + ?Sized> Kernel<'m, M> {
         let at = KernelVa(notes).plus(self.per_cpu_offset(cpu)?);
         let object = format!("the crash note of CPU {cpu}");
         self.space.array(&object, at).map(|note| (at, Note(note)))
+    }
+
+    /// What a CPU in an interrupt's handler has interrupted: the `struct pt_regs` (arch/arm64/include/asm/ptrace.h) that the per-CPU
+    /// `__irq_regs` points at. None outside of a handler.
+    pub fn interrupted(&self, cpu: CpuId) -> Result<Option<Interrupted>, InspectError> {
+        // Behind the general registers and sp. The priority mask is pmr_save, 64 bits, in 6.1 and 6.12, and pmr, 32 bits, in 7.3, where
+        // a frame record lies in the other's place: an address.
+        const PSTATE: u64 = 264;
+        const PMR: u64 = 284;
+        const PMR_SAVE: u64 = 296;
+        let slot = self.symbol("__irq_regs")?.plus(self.per_cpu_offset(cpu)?);
+        let object = format!("__irq_regs of CPU {cpu}");
+        let regs = match self.space.u64(&object, slot)? {
+            0 => return Ok(None),
+            regs => KernelVa(regs),
+        };
+        if !regs.is_upper() {
+            return Err(damaged(
+                &object,
+                format!("{:#x} points at no stack", regs.0),
+            ));
+        }
+        let is_priority = |value: &u64| (1..0x100).contains(value);
+        let old = self.space.u64(&object, regs.plus(PMR_SAVE))?;
+        let new = u64::from(self.space.u32(&object, regs.plus(PMR))?);
+        Ok(Some(Interrupted {
+            pstate: self.space.u64(&object, regs.plus(PSTATE))?,
+            pmr: [old, new]
+                .into_iter()
+                .find(is_priority)
+                .map(|pmr| pmr as u8),
+        }))
     }
 
     /// Who holds what of the console.

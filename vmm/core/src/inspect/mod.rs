@@ -13,7 +13,7 @@ mod vmcoreinfo;
 mod vmlinux;
 mod walk;
 
-pub use facts::{ConsoleFacts, Kernel, StopFacts, SystemState};
+pub use facts::{ConsoleFacts, Interrupted, Kernel, StopFacts, SystemState};
 pub use kallsyms::{Form, Symbol, SymbolOffset, Symbols};
 pub use ksymtab::Exports;
 pub use memory::{Memory, OutsideOfRam};

@@ -383,6 +383,8 @@ impl Facts {
                 cpu.released_at = Some(event.at_us);
             }
             What::CaptureUp => known.capture_up = true,
+            // A witness beside `takes`, for people.
+            What::Active { .. } => {}
         }
     }
 }

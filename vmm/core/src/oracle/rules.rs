@@ -501,9 +501,12 @@ fn stays_stopped(facts: &Facts, event: &Event) -> Said {
         return Said::Nothing;
     }
     let does = match &event.what {
-        What::Notes(_) | What::Parks | What::PowersOff | What::Unplugs | What::ComesUp => {
-            return Said::Nothing;
-        }
+        What::Notes(_)
+        | What::Parks
+        | What::PowersOff
+        | What::Active { .. }
+        | What::Unplugs
+        | What::ComesUp => return Said::Nothing,
         What::Takes {
             by: Interrupt::Stop(_),
             ..

@@ -167,6 +167,8 @@ pub fn run(scenario: &Scenario, options: Options<'_>) -> Result<Evidence, Error>
         functions,
         tap: &tap,
         clock: machine.clock,
+        gic: machine.gic,
+        mpidrs: machine.mpidrs,
         breakpoints: breakpoints as usize,
         protocol: judging.protocol,
         deadline: options.deadline,

@@ -1,5 +1,6 @@
 //! A Linux guest from init's question to its end: who is trapped where, who is held, and what is seen.
 
+mod end;
 mod holds;
 mod sender;
 
@@ -8,19 +9,19 @@ use std::time::{Duration, Instant};
 
 use guest_abi::point::Point;
 use guest_abi::protocol::{Protocol, Request, Word};
-use vmm_core::arm::{CpuId, CpuSet, KernelVa};
+use vmm_core::arm::{CpuId, CpuSet, KernelVa, Mpidr};
 use vmm_core::evidence::{
-    End, Event, Hand, Interrupt, Manner, Onward, PlaceKind, Places, Regs, Seen, StopKind, What,
+    End, Event, Hand, Interrupt, Manner, Masks, Places, Regs, Seen, StopKind, What,
 };
 use vmm_core::inspect::{InspectError, Kernel};
-use vmm_core::scenario::{Cause, Does, Hold, HoldUntil, Passing, Scenario};
+use vmm_core::scenario::{Cause, Does, Hold, Passing, Scenario};
 
-use crate::conductor::{self, Conductor, Next, Stepped, Trap};
-use crate::kvm::{self, Clock, KvmVcpu};
+use crate::conductor::{Conductor, Next, Stepped, Trap};
+use crate::kvm::{self, Clock, Gic, KvmVcpu};
 use crate::subject::Hear;
 use crate::subject::linux::guest::{self, Functions, Ram, Watch};
 use crate::subject::linux::plan::{self, Where, passings};
-use crate::subject::linux::run::{Error, ended};
+use crate::subject::linux::run::Error;
 use crate::subject::linux::tap::{self, Tap};
 use crate::vcpu::{Traps, Vcpu as _};
 use sender::STOPS;
@@ -32,6 +33,8 @@ pub(in crate::subject::linux) struct Around<'a> {
     pub(super) functions: Functions,
     pub(super) tap: &'a Tap,
     pub(super) clock: Clock,
+    pub(super) gic: Gic,
+    pub(super) mpidrs: Vec<Mpidr>,
     /// Hardware breakpoints of a vCPU.
     pub(super) breakpoints: usize,
     pub(super) protocol: &'static Protocol,
@@ -126,12 +129,6 @@ const STAND: Duration = Duration::from_secs(5);
 
 /// When nobody has been trapped for so long it is looked at why.
 const QUIET: Duration = Duration::from_secs(3);
-
-/// What a run showed.
-pub(in crate::subject::linux) struct Story {
-    pub(super) events: Vec<Event>,
-    pub(super) places: Places,
-}
 
 /// The guest.
 pub(in crate::subject::linux) struct Live<'a> {
@@ -352,6 +349,10 @@ impl<'a> Live<'a> {
             masks: None,
             what,
         };
+        self.tell(event);
+    }
+
+    fn tell(&mut self, event: Event) {
         self.hear.event(&event);
         self.events.push(event);
     }
@@ -387,61 +388,6 @@ impl<'a> Live<'a> {
             }
         }
         Ok(self.over.clone().expect("the loop ends when it is over"))
-    }
-
-    /// Whether the sender waits for a CPU that is held for ever, and does so for ever, too: its message waits in
-    /// console_trylock_spinning() (Linux kernel/printk/printk.c) for the owner of the console.
-    fn look_for_deadlock(&mut self) -> Result<(), Error> {
-        self.look(0)?;
-        let calls = |cpu: &Cpu| cpu.call.as_ref().is_some_and(|call| !call.returned);
-        let holds = |cpu: &Cpu| {
-            let held = cpu.held.as_ref();
-            held.is_some_and(|held| held.hold.until == HoldUntil::Never)
-        };
-        if !self.cpus.iter().any(calls) || !self.cpus.iter().any(holds) {
-            return Ok(());
-        }
-        let waits = match self.around.kernel.console() {
-            Ok(console) => console.waiter,
-            Err(InspectError::NoSymbol { .. }) => false,
-            Err(error) => return Err(error.into()),
-        };
-        let inside = self.around.tap.inside();
-        if waits && inside.iter().any(|cpu| holds(&self.cpus[*cpu])) {
-            self.over = Some(End::Complete);
-        }
-        Ok(())
-    }
-
-    fn standings(&self) -> Vec<String> {
-        let quiesced = self.conductor.quiesce();
-        let places = &self.around.places;
-        let standings = quiesced.standings().into_iter().enumerate();
-        standings
-            .filter_map(|(cpu, standing)| {
-                let standing = standing?.ok()?;
-                let at = places.describe(standing.pc);
-                (!standing.off).then(|| format!("CPU {cpu} at {at}"))
-            })
-            .collect()
-    }
-
-    fn ended(&mut self) -> Result<(), Error> {
-        let how = ended(self.conductor)?;
-        let sender = self.cpus.iter().position(|cpu| cpu.call.is_some());
-        self.look(sender.unwrap_or(0))?;
-        match how {
-            conductor::End::Reset => {
-                self.say(
-                    sender.unwrap_or(0),
-                    Seen::Trapped,
-                    What::Goes(Onward::Reset),
-                );
-                self.over = Some(End::Complete);
-            }
-            _ => self.over = Some(End::CutShort("the guest powered itself off".to_owned())),
-        }
-        Ok(())
     }
 
     /// What has come to memory and over the wire since the last look. The log first: no byte of a record is sent before it is stored.
@@ -762,7 +708,14 @@ impl<'a> Live<'a> {
         let via = self.via(sgi);
         self.cpus[cpu].took = Some(via);
         let by = Interrupt::Stop(via);
-        self.say(cpu, Seen::Trapped, What::Takes { by, regs: met });
+        let masks = self.interrupted(cpu)?;
+        self.tell(Event {
+            at_us: self.now(),
+            cpu: CpuId(cpu as u16),
+            seen: Seen::Trapped,
+            masks,
+            what: What::Takes { by, regs: met },
+        });
         // Its hold has ended by that: it will not come back.
         self.cpus[cpu].held = None;
         match via {
@@ -771,47 +724,18 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// The last look.
-    pub(super) fn finish(mut self) -> Result<Story, Error> {
-        let quiesced = self.conductor.quiesce();
-        self.look(0)?;
-        self.around.kernel.log()?.damage(self.watch.cpus())?;
-        for cpu in 0..self.cpus.len() {
-            self.noted(cpu);
-        }
-        let standings = quiesced.standings();
-        drop(quiesced);
-        for (cpu, standing) in standings.into_iter().enumerate() {
-            let Some(Ok(standing)) = standing else {
-                continue;
-            };
-            let place = self.around.places.at(standing.pc);
-            let in_path = place.is_some_and(|place| place.kind == PlaceKind::StopPath);
-            let masked = standing.pstate >> 6 & 0xf == 0xf;
-            let own = &self.cpus[cpu];
-            if own.hand.is_some() && !own.rests && !standing.off && in_path && masked {
-                self.say(cpu, Seen::Quiesce, What::Parks);
-            }
-        }
-        let pcs: Vec<u64> = self
-            .events
-            .iter()
-            .filter_map(|event| match &event.what {
-                What::Notes(note) => Some(note.regs().pc),
-                What::Takes {
-                    regs: Some(regs), ..
-                } => Some(regs.pc),
-                _ => None,
+    /// What the code masked that a CPU has interrupted.
+    fn interrupted(&self, cpu: usize) -> Result<Option<Masks>, Error> {
+        let interrupted = match self.around.kernel.interrupted(CpuId(cpu as u16)) {
+            Ok(interrupted) => interrupted,
+            Err(InspectError::NoSymbol { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(interrupted.and_then(|interrupted| {
+            Some(Masks {
+                daif: (interrupted.pstate >> 6 & 0xf) as u8,
+                pmr: interrupted.pmr.filter(|_| self.scenario.pseudo_nmi)?,
             })
-            .collect();
-        let mut places = self.around.places;
-        places.0.retain(|place| {
-            place.kind != PlaceKind::Other
-                || pcs.iter().any(|pc| place.start <= *pc && *pc < place.end)
-        });
-        Ok(Story {
-            events: self.events,
-            places,
-        })
+        }))
     }
 }
