@@ -69,7 +69,7 @@ points! {
     /// The entry of the stop that the sender calls.
     StopEntry = 3, "stop-entry", &[InLinux::Entry(&["crash_smp_send_stop", "smp_send_stop"])];
     /// Reading who is online, for the first rung.
-    MaskRead = 4, "mask-read", &[InLinux::Entry(&["smp_send_stop"])];
+    MaskRead = 4, "mask-read", &[InLinux::Nowhere];
     /// Saying that it stops the others: the first mask is read, nothing is sent.
     Announce = 16, "announce", &[InLinux::Entry(&["_printk"])];
     /// Writing the SGI of a rung that asks by interrupt.

@@ -12,10 +12,11 @@ use crate::SharedLab;
 const KERNELS: [&str; 4] = ["nmi-only", "irq-then-nmi", "v1-proposal", "v1-corrected"];
 
 /// What `make soak` runs on each of them.
-const SOAKED: [&str; 14] = [
+const SOAKED: [&str; 17] = [
     "all-masked",
     "console-locked",
     "console-locked-forever",
+    "console-write-anyway",
     "e4-nmi-at-the-door",
     "idle-crash",
     "idle-plain",
@@ -25,8 +26,22 @@ const SOAKED: [&str; 14] = [
     "restart-stalled",
     "retry-for-nobody",
     "save-held",
+    "three-panics",
     "v1-2a-nested-nmi",
     "v1-4-two-panics",
+    "wedged-anywhere",
+];
+
+/// What `make soak` runs once on each of them: nothing directs these, so that a kernel may break whatever some order breaks.
+const FREE: [&str; 8] = [
+    "any-crash-3",
+    "any-crash-4",
+    "any-give-up-3",
+    "any-plain-3",
+    "any-plain-4",
+    "any-restart-3",
+    "any-two-panics-3",
+    "any-two-talk-3",
 ];
 
 /// What each `make test` runs beside `console-locked`: a fault of each kind, on the kernel that has it.
@@ -78,6 +93,11 @@ pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
                 }
             };
             let trial = lab.trial(format!("linux::twenty_times_{scenario}_{kernel}"), test);
+            trials.push(trial.with_ignored_flag(true));
+        }
+        for scenario in FREE {
+            let test = move |lab: &Lab| drop(as_expected(lab, scenario, kernel, 1));
+            let trial = lab.trial(format!("linux::once_{scenario}_{kernel}"), test);
             trials.push(trial.with_ignored_flag(true));
         }
     }

@@ -33,7 +33,7 @@ pub(super) fn main(args: Args) -> Exit {
         }
     };
     let verdicts = judge(&evidence);
-    let expected = match expectation(&evidence) {
+    let expected = match expectation(&evidence, &verdicts) {
         Ok(expected) => expected,
         Err(error) => {
             eprintln!("vmm: {}: {error}", args.dir.display());
@@ -81,26 +81,38 @@ pub(super) fn write(dir: &Path, evidence: &Evidence) -> Result<(), String> {
     Ok(())
 }
 
-/// What the scenario in the folder expects of this run: what it is directed to break; where the schedule leaves
-/// that path, what the run itself broke must be among what some order breaks.
-fn expectation(evidence: &Evidence) -> Result<BTreeSet<Rule>, String> {
+/// What the scenario in the folder expects of this run.
+fn expectation(evidence: &Evidence, verdicts: &Verdicts) -> Result<BTreeSet<Rule>, String> {
     let scenario =
         Scenario::parse("scenario.toml", &evidence.scenario).map_err(|error| error.to_string())?;
+    Ok(expected(&scenario, evidence, verdicts))
+}
+
+/// What a run is expected to break: what it is directed to, and elsewhere what it did break, as far as some order breaks it.
+pub(super) fn expected(
+    scenario: &Scenario,
+    evidence: &Evidence,
+    verdicts: &Verdicts,
+) -> BTreeSet<Rule> {
     let protocol = &evidence.setting.protocol.name;
-    let directed = evidence
-        .setting
-        .schedule
-        .as_deref()
-        .is_none_or(|schedule| schedule.ends_with(':'));
-    if directed {
-        return Ok(scenario.expected(protocol));
+    if is_directed(scenario, evidence) {
+        return scenario.expected(protocol);
     }
     let some_order = scenario.expected_of_exploration(protocol);
-    Ok(judge(evidence)
+    verdicts
         .broken()
         .intersection(&some_order)
         .copied()
-        .collect())
+        .collect()
+}
+
+/// Whether the scenario alone decided on the order of the run: its schedule has no choice of its own, or, where there is none because
+/// the guest ran freely, no two CPUs come as they like.
+pub(super) fn is_directed(scenario: &Scenario, evidence: &Evidence) -> bool {
+    match &evidence.setting.schedule {
+        Some(schedule) => schedule.ends_with(':'),
+        None => scenario.orders_its_cpus(),
+    }
 }
 
 /// The trace, and a line for each rule.

@@ -162,6 +162,15 @@ impl Scenario {
         self.expect.get(protocol).cloned().unwrap_or_default()
     }
 
+    /// Whether it says in which order its CPUs come. Otherwise only a subject that moves one CPU after the other has an order that is
+    /// always the same.
+    pub fn orders_its_cpus(&self) -> bool {
+        let masks = |task: &&Task| matches!(task.does, Does::MaskIrqs | Does::MaskDaif);
+        let moving = self.tasks.iter().filter(|task| !masks(task));
+        let waits = self.tasks.iter().any(|task| task.after.is_some());
+        moving.count() < 2 || waits || !self.holds.is_empty()
+    }
+
     /// What some order of steps is expected to break.
     pub fn expected_of_exploration(&self, protocol: &str) -> BTreeSet<Rule> {
         self.explore

@@ -13,7 +13,9 @@ use vmm_core::scenario::{Hold, Scenario};
 use super::{Args, Subject, Wanted};
 use crate::cli::Exit;
 use crate::cli::interrupt::{Interrupt, Watching};
-use crate::cli::judge::{json, names, outcome, print_met_line, print_verdicts, write};
+use crate::cli::judge::{
+    expected, is_directed, json, names, outcome, print_met_line, print_verdicts, write,
+};
 use crate::cli::stdout::print;
 use crate::conductor::{Reason, Stopper};
 use crate::kvm::KvmVcpu;
@@ -200,15 +202,8 @@ fn report(
 ) -> bool {
     let scenario = &wanted.scenario;
     let broken = verdicts.broken();
-    let protocol = &*evidence.setting.protocol.name;
-    let directed = args.schedule.is_none();
-    let expected = match directed {
-        true => scenario.expected(protocol),
-        false => broken
-            .intersection(&scenario.expected_of_exploration(protocol))
-            .copied()
-            .collect(),
-    };
+    let directed = is_directed(scenario, evidence);
+    let expected = expected(scenario, evidence, verdicts);
     // A schedule that leaves the directed path may leave what the scenario is there for, too.
     let untested: BTreeSet<Rule> = match directed {
         true => scenario

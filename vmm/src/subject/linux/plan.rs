@@ -13,6 +13,9 @@ use super::tap::Catch;
 /// A kernel's RAM, in bytes: Debian's kernels boot in half of it.
 pub const MEMORY: u64 = 512 << 20;
 
+/// What makes a PL011 an nbcon console (drivers/tty/serial/amba-pl011.c).
+pub(super) const NBCON: &str = "pl011_console_write_atomic";
+
 /// What Linux cannot be made to do by our init and from outside.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Unfit {
@@ -36,6 +39,11 @@ pub enum Unfit {
         /// The point.
         at: Point,
     },
+    /// Two that send.
+    #[error(
+        "{0} has one CPU panic and another one restart, and in Linux only one sender can be followed; payload:PROTOCOL can"
+    )]
+    TwoSenders(String),
     /// CPUs that are down.
     #[error(
         "{0} begins with CPUs offline, which a Linux guest's init has no word for; payload:PROTOCOL can"
@@ -56,6 +64,11 @@ pub enum Unfit {
         /// What.
         what: &'static str,
     },
+    /// A console driver.
+    #[error(
+        "{0} is about an nbcon console, and the PL011's driver of this kernel is none: it has no {NBCON}(), which came with Linux 6.15"
+    )]
+    Driver(String),
     /// The kernel lacks the symbol.
     #[error(
         "the kernel has no symbol for the point {at} (of {names}), so that nothing can be caught there"
@@ -173,6 +186,11 @@ pub fn check(scenario: &Scenario) -> Result<(), Unfit> {
     if scenario.after == Onward::Kexec {
         return Err(Unfit::Kexec(name()));
     }
+    // Of several that panic one sends.
+    let does = |wanted: fn(&Does) -> bool| scenario.tasks.iter().any(|task| wanted(&task.does));
+    if does(|does| *does == Does::Restart) && does(|does| matches!(does, Does::Panic(_))) {
+        return Err(Unfit::TwoSenders(name()));
+    }
     let machine = |what| Err(Unfit::Machine { name: name(), what });
     if scenario.sdei {
         return machine("firmware with SDEI");
@@ -222,6 +240,12 @@ pub(super) fn command_line(scenario: &Scenario) -> String {
         // So that a panic saves the registers of all CPUs although there is no capture kernel (Linux kernel/panic.c).
         line += " crash_kexec_post_notifiers";
     }
+    let mut tasks = scenario.tasks.iter();
+    if let Some(task) = tasks.find(|task| task.does == Does::Restart && task.cpu != CpuId(0)) {
+        // A restart moves to this CPU, CPU 0 if nothing is said (migrate_to_reboot_cpu(), Linux kernel/reboot.c).
+        // Writing to a string cannot fail.
+        let _ = write!(line, " reboot=smp{}", task.cpu);
+    }
     let list = |does: fn(&Does) -> bool| {
         let those = scenario.tasks.iter().filter(|task| does(&task.does));
         let cpus: Vec<String> = those.map(|task| task.cpu.to_string()).collect();
@@ -229,7 +253,6 @@ pub(super) fn command_line(scenario: &Scenario) -> String {
     };
     let talkers = list(|does| matches!(does, Does::Talk(_)));
     if !talkers.is_empty() {
-        // Writing to a string cannot fail.
         let _ = write!(line, " init.talk={talkers}");
     }
     let mut exits = 0;
@@ -275,6 +298,7 @@ mod tests {
             "console=ttyAMA0 quiet printk.devkmsg=on panic=0 init.answer irqchip.gicv3_pseudo_nmi=1 \
              crash_kexec_post_notifiers init.talk=1 init.trigger=exit@0"
         );
+        assert!(command_line(&scenario("any-restart-panic-3")).contains(" reboot=smp2 "));
         // Nobody pulls the trigger of a panic that is the lockup's.
         assert!(
             command_line(&scenario("lockup-found"))
@@ -294,5 +318,6 @@ mod tests {
         assert!(refused("e5-online-late").starts_with("e5-online-late begins with CPUs offline"));
         assert!(refused("late-stores").contains("stores that become visible late"));
         assert!(refused("wedged").contains("the point console-spin"));
+        assert!(refused("v1-3-two-senders").contains("only one sender can be followed"));
     }
 }

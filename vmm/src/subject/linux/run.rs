@@ -12,7 +12,7 @@ use vmm_core::evidence::{Event, Evidence, Judged, Setting, StopKind};
 use vmm_core::inspect::{InspectError, Kernel};
 use vmm_core::model::climbed;
 use vmm_core::pl011::Symbol;
-use vmm_core::scenario::Scenario;
+use vmm_core::scenario::{Driver, Scenario};
 
 use super::guest::{Functions, Ram, Watch, places};
 use super::live::{Around, Live};
@@ -147,11 +147,13 @@ pub fn run(scenario: &Scenario, options: Options<'_>) -> Result<Evidence, Error>
             error => Error::NoKallsyms(error),
         })?,
     };
+    let has = |name: &str| kernel.symbols.named(name).next().is_some();
+    if scenario.driver == Driver::Nbcon && !has(plan::NBCON) {
+        return Err(Unfit::Driver(scenario.name.clone()).into());
+    }
     let judging = Judging::of(&kernel, &options);
     // A kernel that is built without them does without, whatever its command line says.
-    let has_nmi = PSEUDO_NMI
-        .iter()
-        .any(|name| kernel.symbols.named(name).next().is_some());
+    let has_nmi = PSEUDO_NMI.iter().any(|name| has(name));
     let scenario = &Scenario {
         pseudo_nmi: scenario.pseudo_nmi && has_nmi,
         ..scenario.clone()

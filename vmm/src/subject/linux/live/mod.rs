@@ -80,6 +80,8 @@ struct Held {
 /// A stop that a CPU is in.
 #[derive(Clone, Debug)]
 struct Call {
+    /// That it climbs, until it is seen to.
+    climb: Option<What>,
     /// The last request, and whom it went to.
     sent: Option<(Request, CpuSet)>,
     /// The rung that is being climbed, and when it ends.
@@ -127,6 +129,9 @@ struct Stand {
 /// A stand ends after so long although somebody has not taken the request: it will be the sender's to say so.
 const STAND: Duration = Duration::from_secs(5);
 
+/// The first line that a panic prints.
+const PANIC_BEGIN: &str = "Kernel panic - not syncing";
+
 /// When nobody has been trapped for so long it is looked at why.
 const QUIET: Duration = Duration::from_secs(3);
 
@@ -142,6 +147,8 @@ pub(in crate::subject::linux) struct Live<'a> {
     passed: Vec<Passing>,
     /// Whether CPUs are caught at the console: not before the one that waits for that has come, for it may print on its way.
     catches: bool,
+    /// Levels below this were shown on the console at the last look.
+    loglevel: u32,
     first_request: Option<u64>,
     stand: Option<Stand>,
     /// What is added to the guest's clock.
@@ -149,6 +156,8 @@ pub(in crate::subject::linux) struct Live<'a> {
     /// The time of an event is no later than this. While a CPU is in its stop time is counted in its own unit: a rung that runs out has
     /// lasted its budget, whatever the host's clock says, and what is printed between two rungs lasts nothing.
     ceiling: Option<u64>,
+    /// What CPUs in a stop are about to store in the log.
+    says: Vec<(usize, &'static str)>,
     began: Instant,
     began_us: Option<u64>,
     over: Option<End>,
@@ -177,16 +186,19 @@ impl<'a> Live<'a> {
             ipi_base: None,
             passed: Vec::new(),
             catches: false,
+            loglevel: 0,
             first_request: None,
             stand: None,
             shift: 0,
             ceiling: None,
+            says: Vec::new(),
             began: Instant::now(),
             began_us,
             over: None,
             events: Vec::new(),
             hear,
         };
+        live.loglevel = live.loglevel_now()?;
         for cpu in inside {
             live.say(cpu, Seen::Quiesce, What::Enters);
         }
@@ -409,27 +421,43 @@ impl<'a> Live<'a> {
     }
 
     fn logged(&mut self, cpu: usize) -> Result<(), Error> {
-        let loglevel = self.loglevel()?;
+        let loglevel = self.loglevel_now()?;
         // The ring does not say which CPU stored a record. In a stop it is the sender: the others may no longer.
-        let sender = self
-            .cpus
-            .iter()
-            .position(|cpu| cpu.call.is_some() || cpu.panicked);
-        let cpu = sender.unwrap_or(cpu);
+        let sender = self.who_panics()?.or_else(|| {
+            let mut cpus = self.cpus.iter();
+            cpus.position(|cpu| cpu.call.is_some() || cpu.panicked)
+        });
+        let other = sender.unwrap_or(cpu);
         let stops = sender.is_some();
         for (level, text) in self.watch.records(self.around.kernel, stops)? {
+            // panic() raises the level before it says so. What came before may have been passed over by then.
+            if text.starts_with(PANIC_BEGIN) {
+                self.loglevel = loglevel;
+            }
+            let told = self.says.iter().position(|(_, words)| text.contains(words));
+            let cpu = told.map_or(other, |at| self.says.remove(at).0);
             let what = What::Logs {
                 level,
                 text: text.into(),
-                shown: u32::from(level) < loglevel,
+                shown: u32::from(level) < self.loglevel,
             };
             self.say(cpu, Seen::Quiesce, what);
         }
+        self.loglevel = loglevel;
         Ok(())
     }
 
+    /// Who came first of those that panic.
+    fn who_panics(&self) -> Result<Option<usize>, Error> {
+        match self.around.kernel.panic_cpu() {
+            Ok(cpu) => Ok(cpu.map(CpuId::index)),
+            Err(InspectError::NoSymbol { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Levels below this are shown on the console; panic() has all shown (console_verbose()).
-    fn loglevel(&self) -> Result<u32, Error> {
+    fn loglevel_now(&self) -> Result<u32, Error> {
         const QUIET: u32 = 4;
         const VERBOSE: u32 = 15;
         match self.around.kernel.symbol("console_printk") {

@@ -143,20 +143,21 @@ impl Live<'_> {
         let now = self.now();
         self.set_time(now, Some(now));
         let climbs = !others.is_empty() && !self.returns_at_once(stop)?;
-        if climbs {
+        let climb = if climbs {
             let running = match self.around.kernel.system_state() {
                 Ok(state) => state <= SystemState::Running,
                 // A panic begins while the system runs, a restart ends that.
                 Err(InspectError::NoSymbol { .. }) => self.cpus[cpu].panicked,
                 Err(error) => return Err(error.into()),
             };
-            let what = What::Climbs {
+            Some(What::Climbs {
                 stop,
                 others,
                 running,
-            };
-            self.say(cpu, Seen::Quiesce, what);
-        }
+            })
+        } else {
+            None
+        };
         let functions = &self.around.functions;
         let mut spots: Vec<(u64, Spot)> =
             functions.send.iter().map(|at| (*at, Spot::Sends)).collect();
@@ -166,11 +167,20 @@ impl Live<'_> {
         let own = &mut self.cpus[cpu];
         own.spots = spots;
         own.call = Some(Call {
+            climb,
             sent: None,
             rung: None,
             returned: false,
         });
         Ok(())
+    }
+
+    /// It has passed the guard: of two that come to it together one climbs, and which is seen by what it does behind it.
+    fn climbs(&mut self, cpu: usize) {
+        let call = self.cpus[cpu].call.as_mut();
+        if let Some(climb) = call.and_then(|call| call.climb.take()) {
+            self.say(cpu, Seen::Quiesce, climb);
+        }
     }
 
     pub(super) fn online(&self) -> Result<CpuSet, Error> {
@@ -211,6 +221,7 @@ impl Live<'_> {
             return Ok(());
         }
         self.look(cpu)?;
+        self.climbs(cpu);
         let to = self.mask("the mask of an IPI", regs.x[1])?;
         let via = self.via(sgi);
         let first = self.cpus[cpu]
@@ -257,12 +268,17 @@ impl Live<'_> {
         let format = String::from_utf8_lossy(&format);
         if format.contains(STOPPING) {
             self.look(cpu)?;
+            self.climbs(cpu);
+            self.says.push((cpu, STOPPING));
             return self.passes(cpu, Where::Announces);
         }
-        if !format.contains("SMP: retry stop") && !format.contains("SMP: failed to stop") {
+        let lists = ["SMP: retry stop", "SMP: failed to stop"];
+        let Some(list) = lists.into_iter().find(|list| format.contains(list)) else {
             return Ok(());
-        }
+        };
         self.look(cpu)?;
+        self.climbs(cpu);
+        self.says.push((cpu, list));
         let call = self.cpus[cpu].call.as_mut();
         if let Some((via, ends)) = call.and_then(|call| call.rung.take()) {
             self.set_time(ends, Some(ends));
