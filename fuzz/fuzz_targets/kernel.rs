@@ -10,6 +10,7 @@ struct Wish {
     format: Option<u8>,
     mebibytes: u16,
     odd_bytes: u8,
+    ramoops: bool,
     initrd: Option<u32>,
     cmdline: String,
     kernel: Vec<u8>,
@@ -33,5 +34,6 @@ fuzz_target!(|wish: Wish| {
         initrd: initrd.map(blob),
         cmdline: wish.cmdline,
         memory: (u64::from(wish.mebibytes) << 20) + u64::from(wish.odd_bytes / 255),
+        ramoops: wish.ramoops,
     });
 });

@@ -59,6 +59,10 @@ pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
         lab.trial("linux::symbols_of_another_build", symbols_of_another_build),
         lab.trial("linux::what_cannot_be_run", what_cannot_be_run),
         lab.trial(
+            "linux::pstore_has_what_the_wire_lost",
+            pstore_has_what_the_wire_lost,
+        ),
+        lab.trial(
             "linux::kernels_that_tell_lies_of_themselves",
             kernels_that_tell_lies_of_themselves,
         ),
@@ -306,4 +310,66 @@ fn replaced(image: &[u8], told: &[u8], instead: &[u8]) -> Vec<u8> {
         image[at..][..told.len()].copy_from_slice(instead);
     }
     image
+}
+
+/// The seed: "After rebooting, the pstore-based console looked fine though."
+fn pstore_has_what_the_wire_lost(lab: &Lab) {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |kernel: &str| {
+        let (subject, out) = (format!("linux:{kernel}"), format!("{kernel}.evidence"));
+        let arguments = ["run", "console-locked", "--subject", &subject];
+        let outcome = lab
+            .vmm(
+                arguments
+                    .iter()
+                    .chain(&["--quiet", "--warm-reset", "--out", &out]),
+            )
+            .within(folder.path())
+            .run()
+            .exits(0);
+        let judged = Vmm::new(["judge", &out, "--quiet"])
+            .within(folder.path())
+            .run()
+            .exits(0);
+        let witnesses = |text: &str| -> Vec<String> {
+            let lines = text.lines();
+            let lines = lines.skip_while(|line| !line.contains("of the log ring's"));
+            lines
+                .take_while(|line| line.starts_with("    "))
+                .map(str::to_owned)
+                .collect()
+        };
+        let said = witnesses(&outcome.stdout);
+        assert_eq!(said, witnesses(&judged.stdout));
+        said
+    };
+    let [counts, cut] = &run("nmi-only")[..] else {
+        panic!("one record is not whole everywhere");
+    };
+    let words: Vec<&str> = counts.split_whitespace().collect();
+    let count = |before: &str| -> usize {
+        let at = words
+            .windows(2)
+            .position(|pair| pair[1].starts_with(before));
+        words[at.unwrap_or_else(|| panic!("{counts}"))]
+            .parse()
+            .unwrap()
+    };
+    assert!(count("records") > 10, "{counts}");
+    let everywhere =
+        "cut in the wire, whole in pstore, whole in pstore after the reset: \"CPU 1 talks, record ";
+    assert!(cut.trim_start().starts_with(everywhere), "{cut}");
+    assert_eq!(run("irq-then-nmi").len(), 1, "all is whole");
+    // A stock kernel has it as a module. The verdict comes all the same.
+    let stock = ["run", "idle-plain", "--subject", "linux:debian-6.12"];
+    let outcome = lab
+        .vmm(stock.iter().chain(&["--warm-reset"]))
+        .run()
+        .exits(2);
+    assert!(
+        outcome.stdout.contains("as expected: nothing broken"),
+        "{}",
+        outcome.story()
+    );
+    outcome.complains("has set up no ramoops");
 }

@@ -157,40 +157,46 @@ fn evidence() -> impl Strategy<Value = Evidence> {
     );
     let end = prop_oneof![Just(End::Complete), any::<String>().prop_map(End::CutShort)];
     let events = proptest::collection::vec(event(), 0..12);
+    let bytes = || proptest::collection::vec(any::<u8>(), 0..20);
+    let pstore = proptest::option::of((bytes(), proptest::option::of(bytes())));
+    let pstore = pstore.prop_map(|kept| kept.map(|(console, found)| Pstore { console, found }));
     (
         names,
         runs,
         rungs,
         end,
-        (events, places()),
+        (events, places(), pstore),
         select(PROTOCOLS.to_vec()),
     )
-        .prop_map(|(names, runs, rungs, end, (events, places), protocol)| {
-            let (subject, scenario, host, build_id) = names;
-            let (pseudo_nmi, ack_located, capture, seed, online) = runs;
-            Evidence {
-                setting: Setting {
-                    subject,
-                    protocol: protocol.into(),
-                    scenario: scenario.clone(),
-                    version: "0.1.0".to_owned(),
-                    host,
-                    schedule: build_id.clone(),
-                    build_id,
-                    seed,
-                    cpus: CPUS,
-                    online,
-                    pseudo_nmi,
-                    rungs,
-                    ack_located,
-                    capture,
-                },
-                events,
-                places,
-                end,
-                scenario,
-            }
-        })
+        .prop_map(
+            |(names, runs, rungs, end, (events, places, pstore), protocol)| {
+                let (subject, scenario, host, build_id) = names;
+                let (pseudo_nmi, ack_located, capture, seed, online) = runs;
+                Evidence {
+                    setting: Setting {
+                        subject,
+                        protocol: protocol.into(),
+                        scenario: scenario.clone(),
+                        version: "0.1.0".to_owned(),
+                        host,
+                        schedule: build_id.clone(),
+                        build_id,
+                        seed,
+                        cpus: CPUS,
+                        online,
+                        pseudo_nmi,
+                        rungs,
+                        ack_located,
+                        capture,
+                    },
+                    events,
+                    places,
+                    end,
+                    scenario,
+                    pstore,
+                }
+            },
+        )
 }
 
 proptest! {
@@ -198,16 +204,20 @@ proptest! {
     fn parse_undoes_print(evidence in evidence()) {
         let files = evidence.to_files();
         let names: Vec<&str> = files.keys().map(String::as_str).collect();
-        prop_assert_eq!(&names, &NAMES);
+        let own: Vec<&str> = names.iter().filter(|name| !OPTIONAL.contains(*name)).copied().collect();
+        prop_assert_eq!(&own, &NAMES);
+        let kept = evidence.pstore.as_ref().map_or(0, |kept| 1 + usize::from(kept.found.is_some()));
+        prop_assert_eq!(names.len(), NAMES.len() + kept);
         let read = Evidence::from_files(&files).expect("what was written is read");
         prop_assert_eq!(&read, &evidence);
         prop_assert_eq!(vmm_core::oracle::judge(&read).0.len(), vmm_core::oracle::Rule::ALL.len());
     }
 
     #[test]
-    fn one_changed_byte_is_refused(evidence in evidence(), file in 0usize..NAMES.len(), at: usize, bit in 0u32..8) {
+    fn one_changed_byte_is_refused(evidence in evidence(), file: usize, at: usize, bit in 0u32..8) {
         let mut files = evidence.to_files();
-        let bytes = files.get_mut(NAMES[file]).expect("all files are there");
+        let file = file % files.len();
+        let bytes = files.values_mut().nth(file).expect("there are more");
         if !bytes.is_empty() {
             let at = at % bytes.len();
             bytes[at] ^= 1 << bit;
@@ -216,9 +226,10 @@ proptest! {
     }
 
     #[test]
-    fn a_cut_file_is_refused(evidence in evidence(), file in 0usize..NAMES.len(), keep: usize) {
+    fn a_cut_file_is_refused(evidence in evidence(), file: usize, keep: usize) {
         let mut files = evidence.to_files();
-        let bytes = files.get_mut(NAMES[file]).expect("all files are there");
+        let file = file % files.len();
+        let bytes = files.values_mut().nth(file).expect("there are more");
         if !bytes.is_empty() {
             bytes.truncate(keep % bytes.len());
             prop_assert!(Evidence::from_files(&files).is_err());
@@ -228,10 +239,11 @@ proptest! {
     // With sums that hold, the parsers behind them see the bytes.
     #[test]
     fn no_bytes_make_the_parsers_panic(
-        evidence in evidence(), file in 1usize..NAMES.len(), at: usize, new: Vec<u8>
+        evidence in evidence(), file in 1usize..NAMES.len() + OPTIONAL.len(), at: usize, new: Vec<u8>
     ) {
         let mut files = evidence.to_files();
-        let bytes = files.get_mut(NAMES[file]).expect("all files are there");
+        let name = NAMES.into_iter().chain(OPTIONAL).nth(file).expect("there are so many");
+        let bytes = files.entry(name.to_owned()).or_default();
         let at = at % (bytes.len() + 1);
         let end = (at + new.len()).min(bytes.len());
         bytes.splice(at..end, new);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use vmm_core::evidence::{Evidence, Files, MetLine, NAMES};
+use vmm_core::evidence::{Evidence, Files, MetLine, NAMES, OPTIONAL, Witnesses};
 use vmm_core::oracle::{ROWS, Rule, Verdict, Verdicts, judge, trace};
 use vmm_core::scenario::Scenario;
 
@@ -46,7 +46,7 @@ pub(super) fn main(args: Args) -> Exit {
     } else {
         print_run(&evidence, &verdicts, args.quiet);
         print(&format!("{}\n", outcome(&verdicts.broken(), &expected)));
-        print_met_line(&evidence);
+        print_witnesses(&evidence);
     }
     if as_expected {
         Exit::Expected
@@ -58,7 +58,7 @@ pub(super) fn main(args: Args) -> Exit {
 /// Reads a folder's own files.
 fn read(dir: &Path) -> Result<Evidence, String> {
     let mut files = Files::new();
-    for name in NAMES {
+    for name in NAMES.into_iter().chain(OPTIONAL) {
         let path = dir.join(name);
         match std::fs::read(&path) {
             Ok(bytes) => files.insert(name.to_owned(), bytes),
@@ -74,7 +74,21 @@ fn read(dir: &Path) -> Result<Evidence, String> {
 pub(super) fn write(dir: &Path, evidence: &Evidence) -> Result<(), String> {
     let wrong = |path: &Path, error| format!("cannot write {}: {error}", path.display());
     std::fs::create_dir_all(dir).map_err(|error| wrong(dir, error))?;
-    for (name, bytes) in evidence.to_files() {
+    let files = evidence.to_files();
+    // Those of another run that was kept here.
+    for name in OPTIONAL
+        .into_iter()
+        .filter(|name| !files.contains_key(*name))
+    {
+        let path = dir.join(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(format!("cannot remove {}: {error}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    for (name, bytes) in files {
         let path = dir.join(name);
         std::fs::write(&path, bytes).map_err(|error| wrong(&path, error))?;
     }
@@ -141,9 +155,14 @@ pub(super) fn print_verdicts(verdicts: &Verdicts) {
 }
 
 /// What became of the line of the console that the stop met, if it met one.
-pub(super) fn print_met_line(evidence: &Evidence) {
+pub(super) fn print_witnesses(evidence: &Evidence) {
     if let Some(line) = MetLine::of(&evidence.events) {
         print(&format!("    the line that the stop met: {line}\n"));
+    }
+    if let Some(witnesses) = Witnesses::of(evidence) {
+        for line in witnesses.to_string().lines() {
+            print(&format!("    {line}\n"));
+        }
     }
 }
 

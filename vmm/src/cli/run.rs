@@ -62,6 +62,9 @@ pub(super) struct Args {
     /// Where a stopping CPU of a Linux kernel acks (online-mask, online-count, stop-mask, counter), whatever its symbols say
     #[arg(long, value_name = "WORD", value_parser = word)]
     ack: Option<Word>,
+    /// After the run start the Linux kernel again around the same memory, and see what pstore has for it
+    #[arg(long)]
+    warm_reset: bool,
     /// The Linux kernel, where it shall not be looked for
     #[arg(long, value_name = "FILE", hide = true)]
     kernel: Option<PathBuf>,
@@ -190,6 +193,7 @@ impl Args {
                 ("--as", self.judged_as.is_some()),
                 ("--ack", self.ack.is_some()),
                 ("--vmlinux", self.vmlinux.is_some()),
+                ("--warm-reset", self.warm_reset),
             ];
             if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
                 return Err(format!(

@@ -1,6 +1,7 @@
 //! From a person's wish to a machine that can run.
 
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,6 +33,8 @@ pub struct Machine {
     pub clock: Clock,
     /// Its interrupt controller.
     pub gic: Gic,
+    /// Where ramoops keeps the console.
+    pub ramoops_console: Option<Range<u64>>,
 }
 
 /// Who sees a vCPU power itself off by PSCI.
@@ -55,13 +58,40 @@ impl Machine {
     ) -> Result<Self, Error> {
         check_cpus(cpus)?;
         let layout = Layout::plan(guest)?;
+        let memory = Arc::new(memory(layout.memory)?);
+        Self::around(memory, &layout, cpus, seed, dump_dtb, power_off, strays)
+    }
+
+    /// Builds another one around the memory of one that has ended: a reset that keeps the RAM. KVM does not reset a VM's GIC
+    /// when its vCPUs are initialised again. PSCI's SYSTEM_RESET is a cold reset (DEN 0022, 5.11); that RAM outlives it is our
+    /// deviation.
+    pub fn reset(
+        memory: Arc<GuestMemoryMmap>,
+        guest: Guest,
+        cpus: usize,
+        seed: u64,
+        strays: &Arc<Tally>,
+    ) -> Result<Self, Error> {
+        check_cpus(cpus)?;
+        let layout = Layout::plan(guest)?;
+        Self::around(memory, &layout, cpus, seed, None, PowerOff::InKvm, strays)
+    }
+
+    fn around(
+        memory: Arc<GuestMemoryMmap>,
+        layout: &Layout,
+        cpus: usize,
+        seed: u64,
+        dump_dtb: Option<&Path>,
+        power_off: PowerOff,
+        strays: &Arc<Tally>,
+    ) -> Result<Self, Error> {
         let redistributors = map::redistributors(cpus);
         let ends = redistributors
             .iter()
             .map(|region| region.end)
             .chain([map::RAM.start + layout.memory]);
         let top = ends.max().expect("RAM at least");
-        let memory = Arc::new(memory(layout.memory)?);
         let bare = Bare::new(Arc::clone(&memory), Need { vcpus: cpus, top })?;
         if power_off == PowerOff::Told {
             bare.tell_power_off()?;
@@ -79,6 +109,7 @@ impl Machine {
             cmdline: &layout.cmdline,
             initrd: layout.initrd.as_ref().map(|(range, _)| range.clone()),
             seeds: seeds(seed),
+            ramoops: layout.ramoops.clone(),
         })?;
         if let Some(path) = dump_dtb {
             fs::write(path, &dtb).map_err(|source| Error::DumpDtb {
@@ -86,7 +117,7 @@ impl Machine {
                 source,
             })?;
         }
-        load(&memory, &layout, &dtb);
+        load(&memory, layout, &dtb);
         vm.start_at(layout.kernel.entry, layout.dtb)?;
 
         let wire = vm.wire(map::UART_IRQ);
@@ -106,6 +137,8 @@ impl Machine {
             mpidrs,
             clock,
             gic,
+            ramoops_console: (layout.ramoops.as_ref())
+                .map(|range| range.end - map::RAMOOPS_CONSOLE..range.end),
         })
     }
 }

@@ -147,13 +147,14 @@ fn guest() -> impl Strategy<Value = Guest> {
         name: "it".into(),
         bytes,
     };
-    (kernel, format(), initrd, cmdline, memory).prop_map(
-        move |(kernel, format, initrd, cmdline, memory)| Guest {
+    (kernel, format(), initrd, cmdline, memory, any::<bool>()).prop_map(
+        move |(kernel, format, initrd, cmdline, memory, ramoops)| Guest {
             kernel: blob(kernel),
             format,
             initrd: initrd.map(blob),
             cmdline,
             memory,
+            ramoops,
         },
     )
 }
@@ -189,7 +190,7 @@ proptest! {
         rng in any::<[u8; 32]>(),
     ) {
         let initrd = initrd.map(|(start, end)| start..end);
-        let board = Board { cpus: &cpus, memory, cmdline: &cmdline, initrd: initrd.clone(), seeds: Seeds { kaslr, rng } };
+        let board = Board { cpus: &cpus, memory, cmdline: &cmdline, initrd: initrd.clone(), seeds: Seeds { kaslr, rng }, ramoops: None };
         let tree = fdt::write(&board);
         if cmdline.contains('\0') {
             prop_assert!(tree.is_err());

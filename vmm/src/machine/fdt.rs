@@ -20,6 +20,8 @@ pub(crate) struct Board<'a> {
     pub(crate) initrd: Option<Range<u64>>,
     /// What Linux draws its randomness from.
     pub(crate) seeds: Seeds,
+    /// The RAM that is ramoops'.
+    pub(crate) ramoops: Option<Range<u64>>,
 }
 
 /// What Linux takes from /chosen for its first randomness. Where the CPU has no RNDR and these are the same, so is the
@@ -57,6 +59,9 @@ pub(crate) fn write(board: &Board<'_>) -> FdtWriterResult<Vec<u8>> {
     fdt.property_u32("interrupt-parent", PHANDLE_GIC)?;
     chosen(&mut fdt, board)?;
     memory(&mut fdt, board.memory)?;
+    if let Some(range) = &board.ramoops {
+        ramoops(&mut fdt, range)?;
+    }
     cpus(&mut fdt, board.cpus)?;
     psci(&mut fdt)?;
     timer(&mut fdt)?;
@@ -85,6 +90,24 @@ fn memory(fdt: &mut FdtWriter, bytes: u64) -> FdtWriterResult<()> {
     fdt.property_string("device_type", "memory")?;
     fdt.property_array_u64("reg", &[map::RAM.start, bytes])?;
     fdt.end_node(node)
+}
+
+/// Devicetree bindings, `reserved-memory/ramoops.yaml`.
+fn ramoops(fdt: &mut FdtWriter, range: &Range<u64>) -> FdtWriterResult<()> {
+    // MEM_TYPE_NORMAL (fs/pstore/ram_core.c): any other type goes past the cache that we read through, on hosts without FEAT_S2FWB.
+    const NORMAL: u32 = 2;
+    let parent = fdt.begin_node("reserved-memory")?;
+    fdt.property_u32("#address-cells", 2)?;
+    fdt.property_u32("#size-cells", 2)?;
+    fdt.property_null("ranges")?;
+    let node = fdt.begin_node(&format!("ramoops@{:x}", range.start))?;
+    fdt.property_string("compatible", "ramoops")?;
+    fdt.property_array_u64("reg", &[range.start, range.end - range.start])?;
+    fdt.property_u32("record-size", map::RAMOOPS_RECORD as u32)?;
+    fdt.property_u32("console-size", map::RAMOOPS_CONSOLE as u32)?;
+    fdt.property_u32("mem-type", NORMAL)?;
+    fdt.end_node(node)?;
+    fdt.end_node(parent)
 }
 
 fn cpus(fdt: &mut FdtWriter, cpus: &[Mpidr]) -> FdtWriterResult<()> {

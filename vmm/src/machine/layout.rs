@@ -74,6 +74,8 @@ pub struct Guest {
     pub cmdline: String,
     /// Bytes of RAM.
     pub memory: u64,
+    /// Whether the last of them are ramoops', so that pstore keeps the console over a warm reset.
+    pub ramoops: bool,
 }
 
 /// A guest's RAM, planned.
@@ -85,6 +87,7 @@ pub(crate) struct Layout {
     pub(crate) dtb: u64,
     pub(crate) cmdline: String,
     pub(crate) memory: u64,
+    pub(crate) ramoops: Option<Range<u64>>,
 }
 
 impl Layout {
@@ -96,6 +99,8 @@ impl Layout {
         }
         let cmdline = cmdline(&guest.cmdline)?;
         let ram_end = map::RAM.start + memory;
+        let ramoops = (guest.ramoops).then(|| ram_end - map::RAMOOPS_SIZE..ram_end);
+        let ram_end = ramoops.as_ref().map_or(ram_end, |range| range.start);
         let Blob { name, bytes } = guest.kernel;
         // A flat binary doesn't say how long its stack and its zeroed data are, and some want the tree behind them all
         // (kvm-unit-tests asserts it): so it is told of a tree at the far end. Other kernels are told of the one at the
@@ -118,6 +123,7 @@ impl Layout {
             dtb,
             cmdline,
             memory,
+            ramoops,
         })
     }
 }
@@ -130,7 +136,8 @@ impl Layout {
     ///
     /// When it could not.
     pub(super) fn check(&self) {
-        let ram = map::DTB.end..map::RAM.start + self.memory;
+        let ram_end = map::RAM.start + self.memory;
+        let ram = map::DTB.end..self.ramoops.as_ref().map_or(ram_end, |range| range.start);
         let inside = |at: u64, len: u64| at >= ram.start && at.checked_add(len) <= Some(ram.end);
         let kernel = &self.kernel;
         let mut bytes = 0;

@@ -52,6 +52,13 @@ pub(crate) const IMAGE_BASE: u64 = RAM.start + 2 * MIB;
 /// An initrd ends at the end of RAM or here: it must lie in the 1 GiB window that covers the kernel (booting.rst, 4).
 pub(crate) const WINDOW_END: u64 = RAM.start + GIB;
 
+/// What ramoops gets, at the end of RAM, in a guest that has it: zones for dumps, then the console's.
+pub(crate) const RAMOOPS_SIZE: u64 = 512 * KIB;
+/// A dump's zone.
+pub(crate) const RAMOOPS_RECORD: u64 = 64 * KIB;
+/// The console's zone, at the end.
+pub(crate) const RAMOOPS_CONSOLE: u64 = 256 * KIB;
+
 /// How many redistributors the first region holds.
 const REDISTRIBUTORS_LOW_MOST: u64 =
     (GIC_REDISTRIBUTORS.end - GIC_REDISTRIBUTORS.start) / GIC_REDISTRIBUTOR_SIZE;

@@ -76,6 +76,7 @@ fn guest(kernel: Vec<u8>) -> Guest {
         initrd: None,
         cmdline: String::new(),
         memory: 64 * MIB as u64,
+        ramoops: false,
     }
 }
 
@@ -327,6 +328,7 @@ fn tree(cpus: usize) -> Vec<u8> {
         cmdline: "console=ttyAMA0",
         initrd: Some(0x7fff_0000..0x7fff_1234),
         seeds: seeds(7),
+        ramoops: Some(0x7ff0_0000..0x7ff8_0000),
     };
     fdt::write(&board).unwrap()
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::line::{self, Bytes, Reader};
-use super::{End, Evidence, FORMAT, Judged, LineError, Places, Setting};
+use super::{End, Evidence, FORMAT, Judged, LineError, Places, Pstore, Setting};
 
 /// The files of a folder by name.
 pub type Files = BTreeMap<String, Vec<u8>>;
@@ -27,6 +27,9 @@ pub const NAMES: [&str; 9] = [
     "scenario.toml",
     "wire.bin",
 ];
+
+/// Files that are there where a run has what they hold: the console that pstore keeps, and what a kernel found of it after a reset.
+pub const OPTIONAL: [&str; 2] = ["pstore.bin", "pstore-found.bin"];
 
 /// Why a folder is no evidence.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +167,12 @@ impl Evidence {
         put("notes.bin", bytes.notes);
         put("regs.bin", bytes.regs);
         put("wire.bin", bytes.wire);
+        if let Some(pstore) = &self.pstore {
+            put(OPTIONAL[0], pstore.console.clone());
+            if let Some(found) = &pstore.found {
+                put(OPTIONAL[1], found.clone());
+            }
+        }
         Self::seal(&mut files);
         files
     }
@@ -217,17 +226,24 @@ impl Evidence {
             let bytes = files.get(name).ok_or(EvidenceError::Missing(name))?;
             own.insert(name.to_owned(), bytes.clone());
         }
+        for name in OPTIONAL {
+            own.extend(
+                files
+                    .get(name)
+                    .map(|bytes| (name.to_owned(), bytes.clone())),
+            );
+        }
         let listed = text(&own, "SHA256SUMS")?;
         if listed != sums(&own) {
             // One file whose line differs is damaged; a list that is none is damaged itself.
             let lines: Vec<&str> = listed.lines().collect();
+            let there = || OPTIONAL.iter().filter(|name| own.contains_key(**name));
+            let names: Vec<&'static str> = NAMES[1..].iter().chain(there()).copied().collect();
             let fits =
                 |name: &&&str| lines.contains(&format!("{}  {name}", sum(&own[**name])).as_str());
-            let listed_names = NAMES[1..]
-                .iter()
-                .filter(|name| lines.iter().any(|line| line.ends_with(*name)));
-            let damaged = (listed_names.count() == NAMES.len() - 1)
-                .then(|| NAMES[1..].iter().find(|name| !fits(name)));
+            let is_listed = |name: &&&str| lines.iter().any(|line| line.ends_with(**name));
+            let damaged = (names.iter().filter(is_listed).count() == names.len())
+                .then(|| names.iter().find(|name| !fits(name)));
             return Err(damaged
                 .flatten()
                 .map_or(EvidenceError::Sums, |name| EvidenceError::Damaged(name)));
@@ -256,12 +272,19 @@ impl Evidence {
             return Err(EvidenceError::LeftOver(name));
         }
         let scenario = text(&own, "scenario.toml")?.to_owned();
+        let [console, found] = OPTIONAL.map(|name| own.get(name).cloned());
+        let pstore = match (console, found) {
+            (Some(console), found) => Some(Pstore { console, found }),
+            (None, None) => None,
+            (None, Some(_)) => return Err(EvidenceError::Missing(OPTIONAL[0])),
+        };
         Ok(Self {
             setting,
             events,
             places: Places(places),
             end,
             scenario,
+            pstore,
         })
     }
 }

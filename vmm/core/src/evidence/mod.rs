@@ -10,6 +10,7 @@ mod note;
 mod place;
 mod trace;
 mod wire;
+mod witness;
 
 use std::sync::Arc;
 
@@ -17,12 +18,14 @@ use guest_abi::point::Point;
 use guest_abi::protocol::{Protocol, Request, Word};
 
 pub use compare::{Parting, parting};
-pub use folder::{EvidenceError, Files, NAMES};
+pub use folder::{EvidenceError, Files, NAMES, OPTIONAL};
 pub use line::LineError;
 pub use note::{Note, NoteState, Regs};
 pub use place::{Place, PlaceKind, Places};
 pub use trace::{Rows, Trace};
+pub(crate) use wire::without_prefix;
 pub use wire::{MetLine, without_repeats};
+pub use witness::{Has, Witnesses};
 
 use crate::arm::{CpuId, CpuSet};
 
@@ -42,6 +45,17 @@ pub struct Evidence {
     pub end: End,
     /// The scenario, as it was read.
     pub scenario: String,
+    /// What is kept over a warm reset, where the guest has a place for that.
+    pub pstore: Option<Pstore>,
+}
+
+/// The console as pstore keeps it (ramoops).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pstore {
+    /// As it lay in memory at the end of the run.
+    pub console: Vec<u8>,
+    /// As another kernel found it after a warm reset, if there was one.
+    pub found: Option<Vec<u8>>,
 }
 
 /// What ran, and under which conditions.

@@ -6,6 +6,7 @@ mod kallsyms;
 mod ksymtab;
 mod memory;
 mod printk;
+mod ramoops;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ pub use kallsyms::{Form, Symbol, SymbolOffset, Symbols};
 pub use ksymtab::Exports;
 pub use memory::{Memory, OutsideOfRam};
 pub use printk::{Caller, Gap, GapReason, LogReader, LogRing, Record, RecordState};
+pub use ramoops::ramoops_text;
 pub use space::KernelSpace;
 pub use vmcoreinfo::Vmcoreinfo;
 pub use vmlinux::VmlinuxError;

@@ -186,6 +186,7 @@ pub fn run(
         places: text::places(),
         end: End::Complete,
         scenario: scenario.to_string(),
+        pstore: None,
     };
     Ok(Run { evidence, taken })
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::arm::CpuId;
+use crate::evidence::without_prefix;
 
 /// What has come over the wire so far.
 #[derive(Clone, Debug, Default, Hash)]
@@ -90,32 +91,6 @@ impl Console {
     }
 }
 
-/// A line without what Linux puts before a record's text: `[    4.798868] `, and with CONFIG_PRINTK_CALLER `[    T1] ` or
-/// `[    C0] ` behind it (kernel/printk/printk.c, info_print_prefix()).
-fn without_prefix(line: &[u8]) -> &[u8] {
-    let bracketed = |line: &[u8], inner: fn(&[u8]) -> bool| {
-        let end = line.iter().position(|byte| *byte == b']')?;
-        let inside = line[..end].strip_prefix(b"[")?.trim_ascii_start();
-        inner(inside).then_some(end + 1)
-    };
-    fn is_time(text: &[u8]) -> bool {
-        let mut parts = text.split(|byte| *byte == b'.');
-        let number = |part: Option<&[u8]>| {
-            part.is_some_and(|part| !part.is_empty() && part.iter().all(u8::is_ascii_digit))
-        };
-        number(parts.next()) && number(parts.next()) && parts.next().is_none()
-    }
-    fn is_caller(text: &[u8]) -> bool {
-        matches!(text, [b'T' | b'C', number @ ..] if !number.is_empty() && number.iter().all(u8::is_ascii_digit))
-    }
-    let Some(time) = bracketed(line, is_time) else {
-        return line;
-    };
-    let rest = &line[time..];
-    let rest = bracketed(rest, is_caller).map_or(rest, |end| &rest[end..]);
-    rest.strip_prefix(b" ").unwrap_or(rest)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,25 +116,5 @@ mod tests {
         assert_eq!(late(&["trace", "panic", "trace", "end"]), None);
         assert_eq!(late(&["panic", "panic", "trace", "end"]), None);
         assert_eq!(late(&["trace", "panic", "end"]), Some("trace".to_owned()));
-    }
-
-    #[test]
-    fn the_time_of_a_record_is_no_part_of_its_text() {
-        let text =
-            |line: &'static str| std::str::from_utf8(without_prefix(line.as_bytes())).unwrap();
-        assert_eq!(text("[    4.798868] SMP: stopping"), "SMP: stopping");
-        assert_eq!(text("[12345.798868][    T1] a  b"), "a  b");
-        assert_eq!(text("[    0.000000][   C17] a"), "a");
-        for line in [
-            "a [1.2] b",
-            "[x] a",
-            "[1.2.3] a",
-            "[12] a",
-            "[1.2",
-            "",
-            "[] a",
-        ] {
-            assert_eq!(text(line), line);
-        }
     }
 }

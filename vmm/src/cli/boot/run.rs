@@ -177,6 +177,7 @@ fn read_guest(args: &Args) -> Result<Guest, Error> {
             .transpose()?,
         cmdline: args.cmdline.clone(),
         memory: args.memory,
+        ramoops: false,
     })
 }
 

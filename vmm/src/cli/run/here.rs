@@ -14,7 +14,7 @@ use super::{Args, Subject, Wanted};
 use crate::cli::Exit;
 use crate::cli::interrupt::{Interrupt, Watching};
 use crate::cli::judge::{
-    expected, is_directed, json, names, outcome, print_met_line, print_verdicts, write,
+    expected, is_directed, json, names, outcome, print_verdicts, print_witnesses, write,
 };
 use crate::cli::stdout::print;
 use crate::conductor::{Reason, Stopper};
@@ -132,6 +132,7 @@ fn one(
     };
     let deadline = Instant::now() + Duration::from_secs(args.timeout);
     let host = if inside() { "kvm in the lab" } else { "kvm" };
+    let mut reset = None;
     let evidence = match subject {
         Subject::Payload(protocol) => {
             let options = payload::Options {
@@ -152,19 +153,26 @@ fn one(
                 vmlinux: args.vmlinux.as_deref(),
                 judged_as: args.judged_as,
                 ack: args.ack,
+                warm_reset: args.warm_reset,
                 seed,
                 deadline,
                 host,
                 hear: &mut hearer,
             };
-            linux::run(&wanted.scenario, options)?
+            let ran = linux::run(&wanted.scenario, options)?;
+            reset = ran.reset;
+            ran.evidence
         }
     };
     let verdicts = judge(&evidence);
     if let Some(dir) = &args.out {
         write(dir, &evidence)?;
     }
-    Ok(report(args, wanted, subject, &evidence, &verdicts))
+    let as_expected = report(args, wanted, subject, &evidence, &verdicts);
+    match reset {
+        Some(error) => Err(error.into()),
+        None => Ok(as_expected),
+    }
 }
 
 fn of_payload(
@@ -253,7 +261,7 @@ fn report(
         }
     }
     if alone || !args.quiet {
-        print_met_line(evidence);
+        print_witnesses(evidence);
     }
     if !as_expected || !args.quiet && alone {
         let setting = &evidence.setting;
@@ -267,6 +275,9 @@ fn report(
                 more += setting.schedule.as_deref().unwrap_or_default();
             }
             Subject::Linux { .. } => {
+                if args.warm_reset {
+                    more += " --warm-reset";
+                }
                 if let Some(path) = &args.vmlinux {
                     more += &format!(" --vmlinux {}", path.display());
                 }

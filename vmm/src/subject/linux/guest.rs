@@ -83,6 +83,8 @@ pub(super) fn places<M: Memory>(kernel: &Kernel<'_, M>) -> Places {
 #[derive(Clone, Debug)]
 pub(super) struct Functions {
     pub(super) panic: u64,
+    /// What a panic calls when it has masked interrupts and before it prints.
+    pub(super) masked: Option<u64>,
     /// Where a panic begins that may come from an interrupt: behind it other CPUs' records are dropped.
     pub(super) nmi_panic: Option<u64>,
     pub(super) crash_stop: Option<u64>,
@@ -114,6 +116,7 @@ impl Functions {
         let vectors = at("vectors")?;
         Ok(Self {
             panic: at("vpanic").or_else(|_| at("panic"))?,
+            masked: at("bust_spinlocks").ok(),
             nmi_panic: at("nmi_panic").ok(),
             crash_stop: at("crash_smp_send_stop").ok(),
             plain_stop: at("smp_send_stop")?,

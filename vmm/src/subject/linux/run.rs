@@ -1,15 +1,17 @@
 //! One run of Linux on KVM, from nothing to its evidence.
 
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use guest_abi::protocol::{Protocol, Word};
+use vm_memory::{Bytes as _, GuestAddress};
 use vmm_core::arm::{CpuId, CpuSet};
 use vmm_core::era::{self, Era};
-use vmm_core::evidence::{Event, Evidence, Judged, Setting, StopKind};
-use vmm_core::inspect::{InspectError, Kernel};
+use vmm_core::evidence::{Event, Evidence, Judged, Pstore, Setting, StopKind};
+use vmm_core::inspect::{InspectError, Kernel, ramoops_text};
 use vmm_core::model::climbed;
 use vmm_core::pl011::Symbol;
 use vmm_core::scenario::{Driver, Scenario};
@@ -17,7 +19,7 @@ use vmm_core::scenario::{Driver, Scenario};
 use super::guest::{Functions, Ram, Watch, places};
 use super::live::{Around, Live};
 use super::tap::{ACKNOWLEDGE, Tap};
-use super::{Files, MEMORY, Unfit, plan};
+use super::{Files, MEMORY, Unfit, plan, reset};
 use crate::conductor::{self, Conductor, Next, Reason, Trap};
 use crate::kvm::{self, KvmVcpu};
 use crate::machine::{self, Blob, Format, Guest, Machine, PowerOff, Tally};
@@ -62,6 +64,21 @@ pub enum Error {
         /// Its last words on the console.
         said: String,
     },
+    /// Nothing is kept.
+    #[error(
+        "--warm-reset: {0} has set up no ramoops; CONFIG_PSTORE_RAM and CONFIG_PSTORE_CONSOLE bring it"
+    )]
+    NoRamoops(String),
+    /// After a warm reset.
+    #[error("after the warm reset {kernel} did not show what pstore has: {why}; it said: {said}")]
+    NoPstore {
+        /// The kernel's file.
+        kernel: String,
+        /// What happened instead.
+        why: &'static str,
+        /// Its last words on the console.
+        said: String,
+    },
     /// Too few debug registers.
     #[error(
         "CPU {cpu} is to be trapped at {needs} instructions, and this host's KVM has {has} hardware breakpoints; a scenario with fewer \
@@ -97,6 +114,8 @@ pub struct Options<'a> {
     pub ack: Option<Word>,
     /// What the guest takes for chance.
     pub seed: u64,
+    /// Whether another kernel is started around the same memory, to see what pstore has for it.
+    pub warm_reset: bool,
     /// When to give up.
     pub deadline: Instant,
     /// The kind of host, for the evidence.
@@ -105,20 +124,22 @@ pub struct Options<'a> {
     pub hear: &'a mut dyn Hear,
 }
 
+/// What came of a run.
+pub struct Ran {
+    /// What it showed.
+    pub evidence: Evidence,
+    /// What was wrong with the warm reset behind it.
+    pub reset: Option<Error>,
+}
+
 /// Functions that CONFIG_ARM64_PSEUDO_NMI brings (arch/arm64/kernel/cpufeature.c).
 const PSEUDO_NMI: [&str; 2] = ["can_use_gic_priorities", "early_enable_pseudo_nmi"];
 
 /// Runs a scenario once, in a new VM.
-pub fn run(scenario: &Scenario, options: Options<'_>) -> Result<Evidence, Error> {
+pub fn run(scenario: &Scenario, mut options: Options<'_>) -> Result<Ran, Error> {
     plan::check(scenario)?;
     let (breakpoints, _) = kvm::debug_registers().map_err(kvm::Error::from)?;
-    let guest = Guest {
-        kernel: read(&options.files.kernel)?,
-        format: Some(Format::Image),
-        initrd: Some(read(&options.files.initramfs)?),
-        cmdline: plan::command_line(scenario),
-        memory: MEMORY,
-    };
+    let guest = guest(options.files, plan::command_line(scenario))?;
     let cpus = usize::from(scenario.cpus);
     let strays = Arc::new(Tally::default());
     let machine = Machine::build(guest, cpus, options.seed, None, PowerOff::Told, &strays)?;
@@ -138,6 +159,7 @@ pub fn run(scenario: &Scenario, options: Options<'_>) -> Result<Evidence, Error>
     );
     conductor.run();
     let asking = asked(&conductor, &tap, &options)?;
+    let zone = machine.ramoops_console;
     let ram = Ram(machine.memory);
     let quiesced = conductor.quiesce();
     let kernel = match options.vmlinux {
@@ -197,13 +219,59 @@ pub fn run(scenario: &Scenario, options: Options<'_>) -> Result<Evidence, Error>
     let story = live.finish()?;
     conductor.finish();
     setting.protocol = judging.settle(scenario.stop, &story.events);
-    Ok(Evidence {
+    let (pstore, reset) = pstore(&ram, zone, &mut options)?;
+    let evidence = Evidence {
         setting,
         events: story.events,
         places: story.places,
         end,
         scenario: scenario.to_string(),
+        pstore,
+    };
+    Ok(Ran { evidence, reset })
+}
+
+/// A kernel with our initramfs, and a place for ramoops.
+pub(super) fn guest(files: &Files, cmdline: String) -> Result<Guest, Error> {
+    Ok(Guest {
+        kernel: read(&files.kernel)?,
+        format: Some(Format::Image),
+        initrd: Some(read(&files.initramfs)?),
+        cmdline,
+        memory: MEMORY,
+        ramoops: true,
     })
+}
+
+/// The console as pstore keeps it, and what was wrong with the warm reset.
+fn pstore(
+    ram: &Ram,
+    zone: Option<Range<u64>>,
+    options: &mut Options<'_>,
+) -> Result<(Option<Pstore>, Option<Error>), Error> {
+    let mut console = None;
+    if let Some(zone) = zone {
+        let mut bytes = vec![0; (zone.end - zone.start) as usize];
+        ram.0
+            .read_slice(&mut bytes, GuestAddress(zone.start))
+            .expect("the zone lies in RAM");
+        match ramoops_text(&bytes) {
+            Ok(text) => console = text,
+            Err(damaged) => return Ok((None, Some(damaged.into()))),
+        }
+    }
+    let Some(console) = console else {
+        let nothing = || Error::NoRamoops(options.files.kernel.display().to_string());
+        return Ok((None, options.warm_reset.then(nothing)));
+    };
+    let (found, wrong) = match options.warm_reset {
+        true => match reset::found(Arc::clone(&ram.0), options) {
+            Ok(found) => (Some(found), None),
+            Err(error) => (None, Some(error)),
+        },
+        false => (None, None),
+    };
+    Ok((Some(Pstore { console, found }), wrong))
 }
 
 /// Waits for init's question; the vCPU that asked.

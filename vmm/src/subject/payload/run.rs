@@ -141,6 +141,7 @@ pub fn run(
         initrd: None,
         cmdline: String::new(),
         memory: MEMORY,
+        ramoops: false,
     };
     let cpus = usize::from(scenario.cpus);
     let strays = Arc::new(Tally::default());
@@ -219,6 +220,7 @@ pub fn run(
         places,
         end,
         scenario: scenario.to_string(),
+        pstore: None,
     };
     Ok(Run { evidence, taken })
 }

@@ -47,6 +47,8 @@ pub(in crate::subject::linux) struct Around<'a> {
 enum Spot {
     /// `panic()`.
     Panics,
+    /// It has masked its interrupts, after `panic()`'s first few instructions.
+    Masks,
     /// A stop is called.
     Calls(StopKind),
     /// An IPI is sent.
@@ -109,6 +111,8 @@ struct Cpu {
     masks_irqs: bool,
     call: Option<Call>,
     panicked: bool,
+    /// What of PSTATE is masked beyond what the CPU masks itself.
+    kept_masked: u64,
 }
 
 /// The sender stands still behind a request until those who can have taken it. Its rungs are counted in turns, and a loaded host
@@ -131,6 +135,9 @@ const STAND: Duration = Duration::from_secs(5);
 
 /// The first line that a panic prints.
 const PANIC_BEGIN: &str = "Kernel panic - not syncing";
+
+/// PSTATE.I and .F (Arm ARM DDI 0487, C5.2.2).
+const MASKS: u64 = 0b11 << 6;
 
 /// When nobody has been trapped for so long it is looked at why.
 const QUIET: Duration = Duration::from_secs(3);
@@ -308,8 +315,6 @@ impl<'a> Live<'a> {
     /// What is masked beyond what the CPU masks while it takes a step: otherwise a timer that ticks faster than a step is taken would keep it
     /// from its instruction for ever. Where a stop is handled nothing is: which of the stop's requests comes first is what is to be seen.
     fn masks_for_step(&self, cpu: usize, regs: &Regs) -> Result<u64, Error> {
-        // PSTATE.I and .F (Arm ARM DDI 0487, C5.2.2).
-        const MASKS: u64 = 0b11 << 6;
         // MSR DAIFSet and DAIFClr, whose immediate is in bits 11 to 8 (C6.2, MSR (immediate)).
         const MSR_DAIF: u32 = 0xd503_40df;
         let instruction = self
@@ -322,6 +327,33 @@ impl<'a> Live<'a> {
             return Ok(0);
         }
         Ok(MASKS & !regs.pstate)
+    }
+
+    /// A CPU at the entry of `panic()` takes no more interrupts, a few instructions before it masks them itself. It may have stood there
+    /// for long, so that one is pending, and a handler that prints, of a stall say, would wait for a console whose owner is held.
+    fn keep_masked(&mut self, cpu: usize, regs: &Regs) -> Result<(), Error> {
+        let functions = &self.around.functions;
+        let Some(masked) = functions.masked.filter(|_| regs.pc == functions.panic) else {
+            return Ok(());
+        };
+        let own = &mut self.cpus[cpu];
+        own.kept_masked = MASKS & !regs.pstate;
+        own.spots.retain(|(_, spot)| *spot != Spot::Panics);
+        own.spots.push((masked, Spot::Masks));
+        let pstate = regs.pstate | MASKS;
+        self.on(cpu, move |vcpu| vcpu.set_pstate(pstate))
+    }
+
+    /// It has masked them itself: with pseudo-NMIs by ICC_PMR_EL1, so that PSTATE is to be as it was, and in PSTATE otherwise.
+    fn unmask(&mut self, cpu: usize, regs: &Regs) -> Result<(), Error> {
+        let own = &mut self.cpus[cpu];
+        own.spots.retain(|(_, spot)| *spot != Spot::Masks);
+        let kept = std::mem::take(&mut own.kept_masked);
+        if kept == 0 || !self.scenario.pseudo_nmi {
+            return Ok(());
+        }
+        let pstate = regs.pstate & !kept;
+        self.on(cpu, move |vcpu| vcpu.set_pstate(pstate))
     }
 
     /// Lets a vCPU go on from where it is trapped.
@@ -675,8 +707,10 @@ impl<'a> Live<'a> {
                 self.look(cpu)?;
                 self.logged(cpu)?;
                 self.cpus[cpu].panicked = true;
+                self.keep_masked(cpu, regs)?;
                 self.come_as_sender(cpu, |does| matches!(does, Does::Panic(_)));
             }
+            Spot::Masks => self.unmask(cpu, regs)?,
             Spot::Calls(stop) => self.calls(cpu, stop, regs)?,
             Spot::Sends => self.sends(cpu, regs)?,
             Spot::Sent(sp) if sp == regs.sp => self.sent(cpu)?,
@@ -695,6 +729,7 @@ impl<'a> Live<'a> {
             Spot::Flushed(_) => {}
             Spot::Handles => self.handles(cpu, regs)?,
             Spot::SelfStops => {
+                self.unmask(cpu, regs)?;
                 self.look(cpu)?;
                 self.cpus[cpu].hand = Some(Hand::SelfStop);
                 self.say(cpu, Seen::Trapped, What::SelfStops);
