@@ -140,6 +140,7 @@ const CORE_ROOMS: &[(&str, &[&str])] = &[
     ("arm", &[]),
     ("choose", &["arm"]),
     ("console", &["pl011"]),
+    ("document", &[]),
     ("era", &["evidence", "inspect"]),
     ("evidence", &["arm"]),
     ("host", &[]),
@@ -150,7 +151,7 @@ const CORE_ROOMS: &[(&str, &[&str])] = &[
     ),
     ("oracle", &["arm", "evidence"]),
     ("pl011", &[]),
-    ("scenario", &["arm", "evidence", "oracle"]),
+    ("scenario", &["arm", "document", "evidence", "oracle"]),
 ];
 
 fn imports_keep_to(crate_folder: &str, rooms: &[(&str, &[&str])]) {

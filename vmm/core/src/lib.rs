@@ -4,6 +4,7 @@
 pub mod arm;
 pub mod choose;
 pub mod console;
+pub mod document;
 pub mod era;
 pub mod evidence;
 pub mod host;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use guest_abi::protocol::{PROTOCOLS, Protocol};
-use support::{kept, names, scenario, scenarios};
+use support::{family, kept, names, scenario, scenarios};
 use vmm_core::choose::{Directed, Exhaustive, Random, Schedule, shrink};
 use vmm_core::evidence::Evidence;
 use vmm_core::model::{self, Explored, Limits, Reduction};
@@ -27,9 +27,19 @@ fn explored(scenario: &Scenario, protocol: &Protocol, reduction: Reduction) -> E
     explored.expect("the scenario fits the model")
 }
 
+/// Each scenario, and each of its variants that the model has CPUs for.
+fn scenarios_and_variants() -> Vec<Scenario> {
+    let all = scenarios().into_iter().flat_map(|scenario| {
+        let family = family(&scenario.name);
+        std::iter::once(family.own).chain(family.variants)
+    });
+    all.filter(|scenario| scenario.cpus <= model::MAX_CPUS)
+        .collect()
+}
+
 #[test]
 fn every_scenario_says_what_it_expects_of_every_protocol() {
-    for scenario in scenarios() {
+    for scenario in scenarios_and_variants() {
         for protocol in PROTOCOLS {
             assert!(
                 scenario.expect.contains_key(protocol.name),
@@ -43,15 +53,16 @@ fn every_scenario_says_what_it_expects_of_every_protocol() {
 
 #[test]
 fn directed_runs_break_exactly_what_is_expected() {
-    for scenario in scenarios() {
+    for scenario in scenarios_and_variants() {
         for protocol in PROTOCOLS {
             let run = model::run(&scenario, protocol, &mut Directed).expect("it fits the model");
             let verdicts = judge(&run.evidence);
             assert_eq!(
                 names(&verdicts.broken()),
                 names(&scenario.expected(protocol.name)),
-                "{} under {}",
+                "{} with {} under {}",
                 scenario.name,
+                scenario.conditions(),
                 protocol.name
             );
             let untested: BTreeSet<Rule> = scenario
@@ -62,8 +73,9 @@ fn directed_runs_break_exactly_what_is_expected() {
             assert_eq!(
                 names(&untested),
                 "",
-                "{} under {}: not exercised",
+                "{} with {} under {}: not exercised",
                 scenario.name,
+                scenario.conditions(),
                 protocol.name
             );
         }

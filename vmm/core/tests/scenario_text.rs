@@ -263,3 +263,54 @@ fn a_mistake_is_named_with_file_line_key_and_what_was_meant() {
         assert_eq!(error.to_string(), meant);
     }
 }
+
+const VARIANTS: &str = r#"
+[[variant]]
+cpus = 2
+
+[[variant]]
+pseudo_nmi = false
+
+[variant.expect]
+irq-only = []
+"#;
+
+#[test]
+fn a_variant_is_the_scenario_under_other_conditions() {
+    let family = Family::parse("t.toml", &format!("{GOOD}{VARIANTS}")).unwrap();
+    assert_eq!(family.own, Scenario::parse("t.toml", GOOD).unwrap());
+    let own = family.own.conditions();
+    assert_eq!(family.under(own), Some(&family.own));
+    let smaller = family.under(Conditions { cpus: 2, ..own }).unwrap();
+    assert_eq!((smaller.cpus, &smaller.expect), (2, &family.own.expect));
+    let pseudo_nmi = false;
+    let without = family.under(Conditions { pseudo_nmi, ..own }).unwrap();
+    assert!(!without.pseudo_nmi && without.expected("irq-only").is_empty());
+    assert_eq!(family.under(Conditions { cpus: 8, ..own }), None);
+    assert_eq!(without.conditions().to_string(), "4cpus-no-nmi-crash");
+}
+
+#[test]
+fn a_mistake_in_a_variant_is_named_too() {
+    for (good, bad, meant) in [
+        (
+            "cpus = 2",
+            "cpus = 1",
+            "t.toml:22: variant[0].cpus: the scenario has CPU 1 do something",
+        ),
+        (
+            "cpus = 2",
+            "cpus = 4",
+            "t.toml:21: variant[0]: it is there already with 4cpus-nmi-crash",
+        ),
+        (
+            "cpus = 2",
+            "cpos = 2",
+            "t.toml:22: variant[0].cpos: is no key here; is `cpus` meant?",
+        ),
+    ] {
+        let text = format!("{GOOD}{}", VARIANTS.replacen(good, bad, 1));
+        let error = Family::parse("t.toml", &text).expect_err(bad);
+        assert_eq!(error.to_string(), meant);
+    }
+}

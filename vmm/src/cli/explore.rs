@@ -16,7 +16,7 @@ use vmm_core::choose::{Choose, Directed, Pct, Random, Schedule, Taken, shrink};
 use vmm_core::evidence::Evidence;
 use vmm_core::model::{self, Explored, Limits, Reduction};
 use vmm_core::oracle::{Rule, Verdicts, judge};
-use vmm_core::scenario::Scenario;
+use vmm_core::scenario::{self, Scenario};
 
 use super::judge::{json, names, outcome, print_run, write};
 use super::stdout::print;
@@ -469,17 +469,14 @@ fn replay(
     if let Some(dir) = &args.out {
         write(dir, &evidence)?;
     }
-    let expected = verdicts
-        .broken()
-        .is_subset(&scenario.expected_of_exploration(protocol.name))
-        || verdicts.broken() == scenario.expected(protocol.name);
+    let came = scenario::Outcome::of(scenario, &evidence, &verdicts);
     if args.json {
-        print(&format!("{}\n", json(&evidence, &verdicts, expected)));
+        print(&format!("{}\n", json(&evidence, &verdicts, &came)));
     } else {
         print_run(&evidence, &verdicts, args.quiet);
         print(&format!("repeat: {}\n", command(args, protocol, &schedule)));
     }
-    Ok(if expected {
+    Ok(if came.is_as_expected() {
         Exit::Expected
     } else {
         Exit::Surprise

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use vmm_core::evidence::{Evidence, Files, MetLine, NAMES, OPTIONAL, Witnesses};
 use vmm_core::oracle::{ROWS, Rule, Verdict, Verdicts, judge, trace};
-use vmm_core::scenario::Scenario;
+use vmm_core::scenario::{Outcome, Scenario};
 
 use super::Exit;
 use super::stdout::print;
@@ -33,22 +33,21 @@ pub(super) fn main(args: Args) -> Exit {
         }
     };
     let verdicts = judge(&evidence);
-    let expected = match expectation(&evidence, &verdicts) {
-        Ok(expected) => expected,
+    let came = match compare(&evidence, &verdicts) {
+        Ok(came) => came,
         Err(error) => {
             eprintln!("vmm: {}: {error}", args.dir.display());
             return Exit::HostOrUsage;
         }
     };
-    let as_expected = verdicts.broken() == expected && verdicts.inconclusive().is_empty();
     if args.json {
-        print(&format!("{}\n", json(&evidence, &verdicts, as_expected)));
+        print(&format!("{}\n", json(&evidence, &verdicts, &came)));
     } else {
         print_run(&evidence, &verdicts, args.quiet);
-        print(&format!("{}\n", outcome(&verdicts.broken(), &expected)));
+        print(&format!("{}\n", outcome(&came.broken, &came.expected)));
         print_witnesses(&evidence);
     }
-    if as_expected {
+    if came.is_as_expected() {
         Exit::Expected
     } else {
         Exit::Surprise
@@ -95,38 +94,11 @@ pub(super) fn write(dir: &Path, evidence: &Evidence) -> Result<(), String> {
     Ok(())
 }
 
-/// What the scenario in the folder expects of this run.
-fn expectation(evidence: &Evidence, verdicts: &Verdicts) -> Result<BTreeSet<Rule>, String> {
+/// What came of the run, by the scenario in the folder.
+fn compare(evidence: &Evidence, verdicts: &Verdicts) -> Result<Outcome, String> {
     let scenario =
         Scenario::parse("scenario.toml", &evidence.scenario).map_err(|error| error.to_string())?;
-    Ok(expected(&scenario, evidence, verdicts))
-}
-
-/// What a run is expected to break: what it is directed to, and elsewhere what it did break, as far as some order breaks it.
-pub(super) fn expected(
-    scenario: &Scenario,
-    evidence: &Evidence,
-    verdicts: &Verdicts,
-) -> BTreeSet<Rule> {
-    let protocol = &evidence.setting.protocol.name;
-    if is_directed(scenario, evidence) {
-        return scenario.expected(protocol);
-    }
-    let some_order = scenario.expected_of_exploration(protocol);
-    verdicts
-        .broken()
-        .intersection(&some_order)
-        .copied()
-        .collect()
-}
-
-/// Whether the scenario alone decided on the order of the run: its schedule has no choice of its own, or, where there is none because
-/// the guest ran freely, no two CPUs come as they like.
-pub(super) fn is_directed(scenario: &Scenario, evidence: &Evidence) -> bool {
-    match &evidence.setting.schedule {
-        Some(schedule) => schedule.ends_with(':'),
-        None => scenario.orders_its_cpus(),
-    }
+    Ok(Outcome::of(&scenario, evidence, verdicts))
 }
 
 /// The trace, and a line for each rule.
@@ -193,11 +165,7 @@ pub(super) fn outcome(broken: &BTreeSet<Rule>, expected: &BTreeSet<Rule>) -> Str
 }
 
 /// A run's verdicts as JSON.
-pub(super) fn json(
-    evidence: &Evidence,
-    verdicts: &Verdicts,
-    as_expected: bool,
-) -> serde_json::Value {
+pub(super) fn json(evidence: &Evidence, verdicts: &Verdicts, came: &Outcome) -> serde_json::Value {
     let rules: Vec<serde_json::Value> = verdicts
         .0
         .iter()
@@ -218,12 +186,18 @@ pub(super) fn json(
         })
         .collect();
     assert_eq!(rules.len(), ROWS.len());
+    let words =
+        |rules: &BTreeSet<Rule>| -> Vec<&str> { rules.iter().map(|rule| rule.name()).collect() };
     serde_json::json!({
         "format": vmm_core::evidence::FORMAT,
         "scenario": evidence.setting.scenario,
         "subject": evidence.setting.subject,
+        "protocol": evidence.setting.protocol.name,
         "schedule": evidence.setting.schedule,
-        "as_expected": as_expected,
+        "directed": came.directed,
+        "as_expected": came.is_as_expected(),
+        "expected": words(&came.expected),
+        "untested": words(&came.untested),
         "rules": rules,
     })
 }

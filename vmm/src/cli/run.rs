@@ -1,5 +1,6 @@
 //! `vmm run`.
 
+mod conditions;
 #[cfg(target_arch = "aarch64")]
 mod here;
 
@@ -9,6 +10,8 @@ use std::path::{Path, PathBuf};
 use guest_abi::protocol::{PROTOCOLS, Protocol, Word};
 use vmm_core::evidence::StopKind;
 use vmm_core::scenario::Scenario;
+
+pub(super) use conditions::Conditions;
 
 use super::{Exit, scenarios};
 use crate::lab::Needs;
@@ -29,6 +32,8 @@ pub(super) struct Args {
     /// the payload under each of the six protocols if not given
     #[arg(long, value_name = "SUBJECT")]
     subject: Option<String>,
+    #[command(flatten)]
+    conditions: Conditions,
     /// Repeat the run with this schedule, instead of that which the scenario's holds direct
     #[arg(long, value_name = "S")]
     schedule: Option<String>,
@@ -160,7 +165,7 @@ impl Args {
 
     /// What is meant, or what is wrong with it, before anything runs.
     fn wanted(&self) -> Result<Wanted, String> {
-        let scenario = scenarios::find(&self.scenario)?;
+        let scenario = self.conditions.of(&scenarios::family(&self.scenario)?)?;
         let subjects = match &self.subject {
             None => PROTOCOLS.map(Subject::Payload).to_vec(),
             Some(subject) => vec![self.subject(subject)?],

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use vmm_core::scenario::Scenario;
+use vmm_core::scenario::{Family, Scenario};
 
 macro_rules! embedded {
     ($($name:literal,)+) => {
@@ -70,22 +70,31 @@ embedded! {
     "wedged-anywhere",
 }
 
+/// The names of those that come with the command.
+pub(super) fn known() -> impl Iterator<Item = &'static str> {
+    EMBEDDED.iter().map(|(name, _)| *name)
+}
+
 /// The scenario of this name, or of the file where the name ends in `.toml`.
 pub(super) fn find(name: &str) -> Result<Scenario, String> {
+    family(name).map(|family| family.own)
+}
+
+/// The same with its variants.
+pub(super) fn family(name: &str) -> Result<Family, String> {
     if name.ends_with(".toml") {
         let text = std::fs::read_to_string(Path::new(name))
             .map_err(|error| format!("cannot read {name}: {error}"))?;
-        return Scenario::parse(name, &text).map_err(|error| error.to_string());
+        return Family::parse(name, &text).map_err(|error| error.to_string());
     }
     let Some((_, text)) = EMBEDDED.iter().find(|(known, _)| *known == name) else {
-        let known: Vec<&str> = EMBEDDED.iter().map(|(name, _)| *name).collect();
+        let known: Vec<&str> = known().collect();
         return Err(format!(
             "there is no scenario `{name}`; a path that ends in .toml, or one of: {}",
             known.join(", ")
         ));
     };
-    Scenario::parse(&format!("tests/scenarios/{name}.toml"), text)
-        .map_err(|error| error.to_string())
+    Family::parse(&format!("tests/scenarios/{name}.toml"), text).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! A scenario says which CPUs there are, what makes them stop, who is held where and for how long, which rules
 //! that must put to the test, and which of them each protocol is expected to break.
 
+mod family;
+mod outcome;
 mod parse;
 mod print;
 
@@ -10,7 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use guest_abi::point::Point;
 
-pub use parse::ScenarioError;
+pub use family::{Conditions, Family};
+pub use outcome::Outcome;
 
 use crate::arm::{CpuId, CpuSet};
 use crate::evidence::{Manner, Onward, StopKind};

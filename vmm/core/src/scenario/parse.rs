@@ -1,47 +1,18 @@
 //! TOML to scenario. Every error names the file, the line, the key, and what was meant.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 
 use guest_abi::point::Point;
 use guest_abi::protocol::{PROTOCOLS, Protocol};
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
 
 use super::{
-    Cause, Does, Driver, Explore, FORMAT, Hold, HoldUntil, MAX_CPUS, Passing, Scenario, Task,
+    Cause, Does, Driver, Explore, FORMAT, Family, Hold, HoldUntil, MAX_CPUS, Passing, Scenario,
+    Task,
 };
 use crate::arm::{CpuId, CpuSet};
+use crate::document::{self, DeValue, DocumentError, Read, Table, Value, Words, Wrong};
 use crate::evidence::{Manner, Onward, StopKind};
 use crate::oracle::Rule;
-
-/// Why a text is no scenario.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{file}:{line}: {key}: {message}")]
-pub struct ScenarioError {
-    /// The file.
-    pub file: String,
-    /// The line, from 1.
-    pub line: usize,
-    /// The key.
-    pub key: String,
-    /// What is wrong and what was meant.
-    pub message: String,
-}
-
-/// An error that knows its place in the text, not yet its line.
-struct Wrong {
-    at: usize,
-    key: String,
-    message: String,
-}
-
-type Read<T> = Result<T, Wrong>;
-
-/// The words of an enumeration, in the order in which an error lists them.
-pub(super) trait Words: Copy + PartialEq + 'static {
-    const WORDS: &'static [(Self, &'static str)];
-}
 
 impl Words for StopKind {
     const WORDS: &'static [(Self, &'static str)] =
@@ -77,79 +48,16 @@ impl Words for Manner {
     ];
 }
 
-/// A table whose keys are taken one by one; what is left over is a mistake.
-struct Table<'a> {
-    path: String,
-    at: usize,
-    table: &'a DeTable<'a>,
-    taken: BTreeSet<&'a str>,
+/// What a scenario has for values beside those of any document.
+trait Meant {
+    fn cpu(&self, cpus: u16) -> Read<CpuId>;
+    fn point(&self) -> Read<Point>;
+    fn rules(&self) -> Read<BTreeSet<Rule>>;
 }
 
-struct Value<'a> {
-    key: String,
-    at: usize,
-    value: &'a DeValue<'a>,
-}
-
-impl<'a> Value<'a> {
-    fn wrong<T>(&self, message: impl Into<String>) -> Read<T> {
-        Err(Wrong {
-            at: self.at,
-            key: self.key.clone(),
-            message: message.into(),
-        })
-    }
-
-    fn text(&self) -> Read<&'a str> {
-        match self.value {
-            DeValue::String(text) => Ok(text),
-            other => self.wrong(format!("a string is meant, not {}", other.type_str())),
-        }
-    }
-
-    fn truth(&self) -> Read<bool> {
-        match self.value {
-            DeValue::Boolean(truth) => Ok(*truth),
-            other => self.wrong(format!("true or false is meant, not {}", other.type_str())),
-        }
-    }
-
-    fn number(&self, range: std::ops::RangeInclusive<i64>) -> Read<i64> {
-        let meant = format!(
-            "a whole number from {} to {} is meant",
-            range.start(),
-            range.end()
-        );
-        let DeValue::Integer(number) = self.value else {
-            return self.wrong(format!("{meant}, not {}", self.value.type_str()));
-        };
-        match i64::from_str_radix(number.as_str(), number.radix()) {
-            Ok(number) if range.contains(&number) => Ok(number),
-            _ => self.wrong(format!("{meant}, not {number}")),
-        }
-    }
-
+impl Meant for Value<'_> {
     fn cpu(&self, cpus: u16) -> Read<CpuId> {
         Ok(CpuId(self.number(0..=i64::from(cpus) - 1)? as u16))
-    }
-
-    fn word<T: Words>(&self) -> Read<T> {
-        let text = self.text()?;
-        match T::WORDS.iter().find(|(_, word)| *word == text) {
-            Some((value, _)) => Ok(*value),
-            None => self.unknown(text, T::WORDS.iter().map(|(_, word)| *word)),
-        }
-    }
-
-    fn unknown<T>(&self, text: &str, known: impl Iterator<Item = &'static str>) -> Read<T> {
-        let known: Vec<&str> = known.collect();
-        match nearest(text, &known) {
-            Some(near) => self.wrong(format!("`{text}` is not known; is `{near}` meant?")),
-            None => self.wrong(format!(
-                "`{text}` is not known; one of {} is meant",
-                known.join(", ")
-            )),
-        }
     }
 
     fn point(&self) -> Read<Point> {
@@ -158,18 +66,6 @@ impl<'a> Value<'a> {
             Some(point) => Ok(point),
             None => self.unknown(text, Point::ALL.iter().map(|point| point.name())),
         }
-    }
-
-    fn items(&self) -> Read<Vec<Value<'a>>> {
-        let DeValue::Array(items) = self.value else {
-            return self.wrong(format!("a list is meant, not {}", self.value.type_str()));
-        };
-        let item = |(n, item): (usize, &'a Spanned<DeValue<'a>>)| Value {
-            key: format!("{}[{n}]", self.key),
-            at: item.span().start,
-            value: item.get_ref(),
-        };
-        Ok(items.iter().enumerate().map(item).collect())
     }
 
     fn rules(&self) -> Read<BTreeSet<Rule>> {
@@ -185,117 +81,19 @@ impl<'a> Value<'a> {
         }
         Ok(rules)
     }
-
-    fn table(&self) -> Read<Table<'a>> {
-        let DeValue::Table(table) = self.value else {
-            return self.wrong(format!("a table is meant, not {}", self.value.type_str()));
-        };
-        Ok(Table {
-            path: format!("{}.", self.key),
-            at: self.at,
-            table,
-            taken: BTreeSet::new(),
-        })
-    }
-}
-
-impl<'a> Table<'a> {
-    fn get(&mut self, key: &'static str) -> Option<Value<'a>> {
-        let (key, value) = self.table.get_key_value(key)?;
-        self.taken.insert(key.get_ref());
-        let name = format!("{}{}", self.path, key.get_ref());
-        Some(Value {
-            key: name,
-            at: value.span().start,
-            value: value.get_ref(),
-        })
-    }
-
-    fn need(&mut self, key: &'static str, what: &str) -> Read<Value<'a>> {
-        let (at, name) = (self.at, format!("{}{key}", self.path));
-        self.get(key).ok_or_else(|| Wrong {
-            at,
-            key: name,
-            message: format!("is missing: {what}"),
-        })
-    }
-
-    fn list(&mut self, key: &'static str) -> Read<Vec<Value<'a>>> {
-        self.get(key).map_or(Ok(Vec::new()), |value| value.items())
-    }
-
-    fn end(self, known: &[&'static str]) -> Read<()> {
-        let Some(key) = self
-            .table
-            .keys()
-            .find(|key| !self.taken.contains(&**key.get_ref()))
-        else {
-            return Ok(());
-        };
-        let name: &str = key.get_ref();
-        let message = match nearest(name, known) {
-            Some(near) => format!("is no key here; is `{near}` meant?"),
-            None => format!("is no key here; there are {}", known.join(", ")),
-        };
-        Err(Wrong {
-            at: key.span().start,
-            key: format!("{}{name}", self.path),
-            message,
-        })
-    }
-}
-
-/// The known word that is at most two changes away.
-fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
-    let distances = known.iter().map(|known| (distance(word, known), *known));
-    distances
-        .filter(|(distance, _)| *distance <= 2)
-        .min()
-        .map(|(_, known)| known)
-}
-
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, a) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in b.iter().enumerate() {
-            let change = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 impl Scenario {
-    /// Reads a scenario; `file` is what errors call the text.
-    pub fn parse(file: &str, text: &str) -> Result<Self, ScenarioError> {
-        let place = |wrong: Wrong| ScenarioError {
-            file: file.to_owned(),
-            line: 1 + text.as_bytes()[..wrong.at.min(text.len())]
-                .iter()
-                .filter(|byte| **byte == b'\n')
-                .count(),
-            key: wrong.key,
-            message: wrong.message,
-        };
-        let parsed = DeTable::parse(text).map_err(|error| {
-            let at = error.span().unwrap_or(Range { start: 0, end: 0 }).start;
-            place(Wrong {
-                at,
-                key: "TOML".to_owned(),
-                message: error.message().to_owned(),
-            })
-        })?;
-        let top = Table {
-            path: String::new(),
-            at: 0,
-            table: parsed.get_ref(),
-            taken: BTreeSet::new(),
-        };
-        scenario(top).map_err(place)
+    /// Reads a scenario, without its variants; `file` is what errors call the text.
+    pub fn parse(file: &str, text: &str) -> Result<Self, DocumentError> {
+        Family::parse(file, text).map(|family| family.own)
+    }
+}
+
+impl Family {
+    /// Reads a scenario and its variants; `file` is what errors call the text.
+    pub fn parse(file: &str, text: &str) -> Result<Self, DocumentError> {
+        document::read(file, text, family)
     }
 }
 
@@ -319,9 +117,79 @@ const KEYS: &[&str] = &[
     "exercises",
     "expect",
     "explore",
+    "variant",
 ];
 
-fn scenario(mut top: Table<'_>) -> Read<Scenario> {
+fn family(mut top: Table<'_>) -> Read<Family> {
+    let own = scenario(&mut top)?;
+    let mut family = Family {
+        own,
+        variants: Vec::new(),
+    };
+    for value in top.list("variant")? {
+        let variant = variant(&value, &family.own)?;
+        let conditions = variant.conditions();
+        if family.under(conditions).is_some() {
+            return value.wrong(format!("it is there already with {conditions}"));
+        }
+        family.variants.push(variant);
+    }
+    top.end(KEYS)?;
+    Ok(family)
+}
+
+/// The scenario under other conditions.
+fn variant(value: &Value<'_>, own: &Scenario) -> Read<Scenario> {
+    let mut table = value.table()?;
+    let mut scenario = own.clone();
+    if let Some(cpus) = table.get("cpus") {
+        let holds = own.holds.iter().flat_map(|hold| {
+            let other = match hold.until {
+                HoldUntil::Passing(passing) => Some(passing.cpu),
+                HoldUntil::AfterRequest(_) | HoldUntil::Never => None,
+            };
+            [Some(hold.cpu), other]
+        });
+        let tasks = own.tasks.iter().flat_map(|task| {
+            let to = match task.does {
+                Does::Nmi(to) => Some(to),
+                _ => None,
+            };
+            [Some(task.cpu), task.after.map(|after| after.cpu), to]
+        });
+        let named = holds.chain(tasks).flatten().map(|cpu| cpu.0);
+        let least = named.chain(own.offline.iter().map(|cpu| cpu.0)).max();
+        scenario.cpus = cpus.number(1..=i64::from(MAX_CPUS))? as u16;
+        if let Some(most) = least.filter(|most| *most >= scenario.cpus) {
+            return cpus.wrong(format!("the scenario has CPU {most} do something"));
+        }
+        let wraps =
+            |task: &Task| task.does == Does::Panic(Cause::Lockup) && task.cpu.0 + 1 == own.cpus;
+        if own.tasks.iter().any(wraps) {
+            return cpus.wrong("the last CPU looks after the first one, and is another one then");
+        }
+    }
+    if let Some(pseudo_nmi) = table.get("pseudo_nmi") {
+        scenario.pseudo_nmi = pseudo_nmi.truth()?;
+    }
+    if let Some(stop) = table.get("stop") {
+        scenario.stop = stop.word()?;
+        if (scenario.stop, own.after) == (StopKind::Plain, Onward::Kexec) {
+            return stop.wrong("only a crash stop goes on to kexec, and this scenario does");
+        }
+    }
+    if let Some(exercises) = table.get("exercises") {
+        scenario.exercises = exercises.rules()?;
+    }
+    if let Some(value) = table.get("expect") {
+        scenario.expect = expect(&value)?;
+        scenario.explore.expect.clear();
+    }
+    table.end(&["cpus", "pseudo_nmi", "stop", "exercises", "expect"])?;
+    Ok(scenario)
+}
+
+fn scenario(top: &mut Table<'_>) -> Read<Scenario> {
     let format = top.need("format", "the version of the format, 1")?;
     if format.number(0..=i64::MAX)? != FORMAT {
         return format.wrong(format!("this program reads format {FORMAT}"));
@@ -422,7 +290,6 @@ fn scenario(mut top: Table<'_>) -> Read<Scenario> {
     let explore = top
         .get("explore")
         .map_or(Ok(Explore::default()), |value| explore(&value))?;
-    top.end(KEYS)?;
     Ok(Scenario {
         name: name.text()?.to_owned(),
         why: why.to_owned(),

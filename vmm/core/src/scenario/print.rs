@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::parse::Words;
 use super::{Cause, Does, FORMAT, HoldUntil, Passing, Scenario};
+use crate::document::Words;
 use crate::oracle::Rule;
 
 fn word<T: Words>(value: T) -> &'static str {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use vmm_core::oracle::Rule;
-use vmm_core::scenario::Scenario;
+use vmm_core::scenario::{Family, Scenario};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -13,10 +13,16 @@ fn root() -> PathBuf {
 /// The scenario of tests/scenarios with this name.
 #[allow(dead_code)] // Not every test asks for one by name.
 pub(crate) fn scenario(name: &str) -> Scenario {
+    family(name).own
+}
+
+/// The same with its variants.
+#[allow(dead_code)] // Not every test asks for them.
+pub(crate) fn family(name: &str) -> Family {
     let path = root().join("tests/scenarios").join(format!("{name}.toml"));
     let text = std::fs::read_to_string(&path)
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    Scenario::parse(&path.display().to_string(), &text).unwrap_or_else(|error| panic!("{error}"))
+    Family::parse(&path.display().to_string(), &text).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// All scenarios of tests/scenarios that the model can run.

@@ -1,6 +1,5 @@
 //! `vmm run` where there is KVM.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -8,14 +7,12 @@ use guest_abi::protocol::Protocol;
 use vmm_core::choose::{Choose, Directed, Replay, Schedule};
 use vmm_core::evidence::{Event, Evidence, Places, Rows, Setting, What, without_repeats};
 use vmm_core::oracle::{Breach, Rule, Verdict, Verdicts, judge};
-use vmm_core::scenario::{Hold, Scenario};
+use vmm_core::scenario::{Hold, Outcome, Scenario};
 
 use super::{Args, Subject, Wanted};
 use crate::cli::Exit;
 use crate::cli::interrupt::{Interrupt, Watching};
-use crate::cli::judge::{
-    expected, is_directed, json, names, outcome, print_verdicts, print_witnesses, write,
-};
+use crate::cli::judge::{json, names, outcome, print_verdicts, print_witnesses, write};
 use crate::cli::stdout::print;
 use crate::conductor::{Reason, Stopper};
 use crate::kvm::KvmVcpu;
@@ -209,22 +206,10 @@ fn report(
     verdicts: &Verdicts,
 ) -> bool {
     let scenario = &wanted.scenario;
-    let broken = verdicts.broken();
-    let directed = is_directed(scenario, evidence);
-    let expected = expected(scenario, evidence, verdicts);
-    // A schedule that leaves the directed path may leave what the scenario is there for, too.
-    let untested: BTreeSet<Rule> = match directed {
-        true => scenario
-            .exercises
-            .difference(&verdicts.exercised())
-            .copied()
-            .collect(),
-        false => BTreeSet::new(),
-    };
-    let inconclusive = verdicts.inconclusive();
-    let as_expected = broken == expected && untested.is_empty() && inconclusive.is_empty();
+    let came = Outcome::of(scenario, evidence, verdicts);
+    let as_expected = came.is_as_expected();
     if args.json {
-        print(&format!("{}\n", json(evidence, verdicts, as_expected)));
+        print(&format!("{}\n", json(evidence, verdicts, &came)));
         return as_expected;
     }
     let alone = is_one(args, wanted);
@@ -236,10 +221,11 @@ fn report(
         "{:<24} {:<13} {}",
         scenario.name,
         name_of(subject),
-        outcome(&broken, &expected)
+        outcome(&came.broken, &came.expected)
     );
-    if !untested.is_empty() {
-        line += &format!("; inconclusive: {} not exercised", names(&untested));
+    if !came.untested.is_empty() {
+        let untested = names(&came.untested);
+        line += &format!("; inconclusive: {untested} not exercised");
         line += &never_came(scenario, evidence);
     }
     if let Some(why) = verdicts.0.iter().find_map(|(_, verdict)| match verdict {
@@ -290,8 +276,9 @@ fn report(
             }
         }
         print(&format!(
-            "repeat: vmm run {} --subject {} --seed {}{more}\n",
+            "repeat: vmm run {}{} --subject {} --seed {}{more}\n",
             args.scenario,
+            args.conditions,
             setting.subject,
             setting.seed.unwrap_or_default(),
         ));
