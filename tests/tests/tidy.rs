@@ -145,12 +145,14 @@ const CORE_ROOMS: &[(&str, &[&str])] = &[
     ("evidence", &["arm"]),
     ("host", &[]),
     ("inspect", &["arm", "evidence"]),
+    ("matrix", &["document", "evidence", "model", "scenario"]),
     (
         "model",
         &["arm", "choose", "evidence", "oracle", "scenario"],
     ),
     ("oracle", &["arm", "evidence"]),
     ("pl011", &[]),
+    ("report", &["evidence", "matrix", "oracle"]),
     ("scenario", &["arm", "document", "evidence", "oracle"]),
 ];
 

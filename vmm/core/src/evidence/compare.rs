@@ -26,8 +26,7 @@ impl fmt::Display for Parting {
 /// The first event at which two runs part. What two subjects cannot have in common is left out: addresses, the values of
 /// registers, what a CPU masks beside the event, how it was seen.
 pub fn parting(first: &Evidence, second: &Evidence) -> Option<Parting> {
-    let words = |run: &Evidence| -> Vec<String> { run.events.iter().map(words).collect() };
-    let (first, second) = (words(first), words(second));
+    let (first, second) = (order(first), order(second));
     let most = first.len().max(second.len());
     let at = (0..most).find(|at| first.get(*at) != second.get(*at))?;
     Some(Parting {
@@ -35,6 +34,11 @@ pub fn parting(first: &Evidence, second: &Evidence) -> Option<Parting> {
         first: first.get(at).cloned(),
         second: second.get(at).cloned(),
     })
+}
+
+/// What happened in a run, in order and in words, without what two runs cannot have in common.
+pub fn order(run: &Evidence) -> Vec<String> {
+    run.events.iter().map(words).collect()
 }
 
 fn words(event: &Event) -> String {

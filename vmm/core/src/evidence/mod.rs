@@ -17,7 +17,7 @@ use std::sync::Arc;
 use guest_abi::point::Point;
 use guest_abi::protocol::{Protocol, Request, Word};
 
-pub use compare::{Parting, parting};
+pub use compare::{Parting, order, parting};
 pub use folder::{EvidenceError, Files, NAMES, OPTIONAL};
 pub use line::LineError;
 pub use note::{Note, NoteState, Regs};

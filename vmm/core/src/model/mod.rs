@@ -168,6 +168,17 @@ pub fn origin(scenario: &Scenario, protocol: &Protocol) -> Origin {
     Origin::of(&[VERSION, &scenario, &protocol])
 }
 
+/// Whether the model can do it.
+pub fn fits(scenario: &Scenario) -> Result<(), Unfit> {
+    if scenario.cpus > MAX_CPUS {
+        return Err(Unfit::Cpus {
+            name: scenario.name.clone(),
+            cpus: scenario.cpus,
+        });
+    }
+    Ok(())
+}
+
 /// Runs the model once, to its end.
 pub fn run(
     scenario: &Scenario,
@@ -207,12 +218,7 @@ impl Moves for Model {
 impl Model {
     /// The machine before its first step.
     pub fn new(scenario: &Scenario, protocol: &Protocol) -> Result<Self, Unfit> {
-        if scenario.cpus > MAX_CPUS {
-            return Err(Unfit::Cpus {
-                name: scenario.name.clone(),
-                cpus: scenario.cpus,
-            });
-        }
+        fits(scenario)?;
         let mut passings: Vec<Passing> = Vec::new();
         let ends = scenario.holds.iter().filter_map(|hold| match hold.until {
             HoldUntil::Passing(passing) => Some(passing),

@@ -25,24 +25,32 @@ pub(crate) fn family(name: &str) -> Family {
     Family::parse(&path.display().to_string(), &text).unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// A file of the tree.
+#[allow(dead_code)] // Not every test reads one.
+pub(crate) fn text_of(file: &str) -> String {
+    let path = root().join(file);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The names of all scenarios of tests/scenarios, by their files.
+#[allow(dead_code)] // Not every test asks for all.
+pub(crate) fn scenario_names() -> Vec<String> {
+    let folder =
+        std::fs::read_dir(root().join("tests/scenarios")).expect("the scenarios are in the tree");
+    let name = |entry: std::io::Result<std::fs::DirEntry>| {
+        let file = entry.expect("the folder can be read").file_name();
+        let name = file.to_string_lossy();
+        name.trim_end_matches(".toml").to_owned()
+    };
+    let mut names: Vec<String> = folder.map(name).collect();
+    names.sort();
+    names
+}
+
 /// All scenarios of tests/scenarios that the model can run.
 #[allow(dead_code)] // Not every test asks for all.
 pub(crate) fn scenarios() -> Vec<Scenario> {
-    let folder =
-        std::fs::read_dir(root().join("tests/scenarios")).expect("the scenarios are in the tree");
-    let mut names: Vec<String> = folder
-        .map(|entry| {
-            entry
-                .expect("the folder can be read")
-                .file_name()
-                .to_string_lossy()
-                .into_owned()
-        })
-        .collect();
-    names.sort();
-    let all = names
-        .iter()
-        .map(|name| scenario(name.trim_end_matches(".toml")));
+    let all = scenario_names().into_iter().map(|name| scenario(&name));
     all.filter(|scenario| scenario.cpus <= vmm_core::model::MAX_CPUS)
         .collect()
 }
