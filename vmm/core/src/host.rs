@@ -253,7 +253,7 @@ pub struct VerbPlace {
 }
 
 /// Verbs that run guests.
-const ON_KVM: [&str; 2] = ["boot", "run"];
+const ON_KVM: [&str; 3] = ["boot", "matrix", "run"];
 /// Verbs that run on every machine.
 const EVERYWHERE: [&str; 3] = ["explore", "host", "judge"];
 

@@ -17,6 +17,8 @@ pub enum Exit {
     TimedOut,
     /// This host cannot run it: 77, as Automake's test drivers mean it.
     CannotRunHere,
+    /// Whether it is good or bad cannot be told: 125, as `git bisect run` skips a commit.
+    Untold,
     /// A signal ended it: 128 and its number, as shells report it.
     Signal(i32),
     /// What ran in the lab ended with this code.
@@ -28,10 +30,11 @@ impl Exit {
     pub(super) const TABLE: &str = "\
 Exit codes:
   0    as expected; vmm boot: the guest powered off
-  1    vmm run, vmm explore, vmm judge: otherwise than expected
+  1    vmm run, explore, judge, matrix: otherwise than expected
   2    the host or the usage is at fault
   3    vmm boot: the guest reset itself (--on-reset stop)
   4    vmm boot: the guest had not ended when its --timeout was up
+  125  vmm matrix --bisect: it cannot be told
   77   this host can't run it
   128+N  signal N ended it; Ctrl-A X on a console is as good as SIGINT (130)";
 
@@ -44,6 +47,7 @@ Exit codes:
             Exit::GuestReset => 3,
             Exit::TimedOut => 4,
             Exit::CannotRunHere => 77,
+            Exit::Untold => 125,
             Exit::Signal(number) => 128 + number as u8,
             Exit::Passed(code) => code,
         }

@@ -35,6 +35,8 @@ pub(super) struct Args {
     /// What is explored: model:PROTOCOL, or payload:PROTOCOL on KVM
     #[arg(long, value_name = "SUBJECT")]
     subject: Option<String>,
+    #[command(flatten)]
+    conditions: run::Conditions,
     /// How orders are chosen
     #[arg(long, value_enum, default_value_t = Strategy::Exhaustive, conflicts_with = "schedule")]
     strategy: Strategy,
@@ -131,7 +133,8 @@ struct Outcome {
 }
 
 fn explore(args: &Args) -> Result<Exit, String> {
-    let scenario = scenarios::find(&args.scenario)?;
+    let family = scenarios::family(&args.scenario)?;
+    let scenario = args.conditions.of(&family)?;
     #[cfg(target_arch = "aarch64")]
     if args.is_of_payload() {
         return payload::explore(args, &scenario);
@@ -444,8 +447,8 @@ fn shrunk(
 
 fn command(args: &Args, protocol: &Protocol, schedule: &Schedule) -> String {
     format!(
-        "vmm explore {} --protocol {} --schedule {schedule}",
-        args.scenario, protocol.name
+        "vmm explore {}{} --protocol {} --schedule {schedule}",
+        args.scenario, args.conditions, protocol.name
     )
 }
 

@@ -55,7 +55,7 @@ pub(super) fn main(args: Args) -> Exit {
 }
 
 /// Reads a folder's own files.
-fn read(dir: &Path) -> Result<Evidence, String> {
+pub(super) fn read(dir: &Path) -> Result<Evidence, String> {
     let mut files = Files::new();
     for name in NAMES.into_iter().chain(OPTIONAL) {
         let path = dir.join(name);

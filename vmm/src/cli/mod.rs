@@ -6,11 +6,11 @@ mod completions;
 mod exit;
 mod explore;
 mod host;
-#[cfg(target_arch = "aarch64")]
 mod interrupt;
 mod judge;
 mod lab;
 mod man;
+mod matrix;
 mod run;
 mod scenarios;
 mod size;
@@ -56,6 +56,7 @@ enum Verb {
     Boot(boot::Args),
     Explore(explore::Args),
     Run(run::Args),
+    Matrix(matrix::Args),
     Host(host::Args),
     Lab(lab::Args),
     Judge(judge::Args),
@@ -86,7 +87,8 @@ impl Verb {
             // It tells of this machine, unless somebody asks for the lab's.
             Verb::Host(_) => (wish == Wish::Lab).then(Default::default),
             Verb::Explore(args) => args.needs()?,
-            Verb::Judge(_) | Verb::Lab(_) => None,
+            // It sends its cells there itself.
+            Verb::Judge(_) | Verb::Lab(_) | Verb::Matrix(_) => None,
             Verb::Completions(_) | Verb::Man(_) => None,
         })
     }
@@ -131,6 +133,7 @@ pub fn main() -> ExitCode {
         Verb::Explore(args) => explore::main(args),
         Verb::Run(args) => run_scenario(&args),
         Verb::Judge(args) => judge::main(args),
+        Verb::Matrix(args) => matrix::main(&args, wish),
         Verb::Completions(args) => completions::main(&args),
         Verb::Man(args) => man::main(&args),
         Verb::Bench(args) => bench(&args),

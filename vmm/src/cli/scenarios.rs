@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use vmm_core::scenario::{Family, Scenario};
+use vmm_core::scenario::Family;
 
 macro_rules! embedded {
     ($($name:literal,)+) => {
@@ -75,12 +75,7 @@ pub(super) fn known() -> impl Iterator<Item = &'static str> {
     EMBEDDED.iter().map(|(name, _)| *name)
 }
 
-/// The scenario of this name, or of the file where the name ends in `.toml`.
-pub(super) fn find(name: &str) -> Result<Scenario, String> {
-    family(name).map(|family| family.own)
-}
-
-/// The same with its variants.
+/// The scenario of this name, or of the file where the name ends in `.toml`, with its variants.
 pub(super) fn family(name: &str) -> Result<Family, String> {
     if name.ends_with(".toml") {
         let text = std::fs::read_to_string(Path::new(name))
@@ -123,7 +118,7 @@ mod tests {
         let embedded: Vec<&str> = EMBEDDED.iter().map(|(name, _)| *name).collect();
         assert_eq!(embedded, names);
         for (name, _) in EMBEDDED {
-            assert_eq!(find(name).expect("it parses").name, *name);
+            assert_eq!(family(name).expect("it parses").own.name, *name);
         }
     }
 }

@@ -5,12 +5,13 @@
 //! signals cross that port (`frame`); nothing else connects the two, no network and no shared folder.
 //!
 //! On the host: `place` decides whether the lab is needed, `session` is one lab, `run` one verb in it, `serve` lends a lab to other
-//! processes. Inside: `pid1` and `agent`.
+//! processes, `ground` runs many verbs for another one. Inside: `pid1` and `agent`.
 
 mod agent;
 mod carry;
 mod contents;
 mod frame;
+mod ground;
 mod image;
 mod memory;
 mod pid1;
@@ -36,6 +37,7 @@ pub use frame::Ended;
 #[doc(hidden)]
 #[cfg(feature = "fuzzing")]
 pub use frame::fuzz;
+pub use ground::{Ground, Output, Stopper, memory_of};
 pub use pid1::{Error as AgentError, main as agent};
 pub use place::{Place, Wish, caller_types, inside};
 pub use run::{Needs, Request, Streams};
@@ -131,6 +133,9 @@ pub enum Error {
     /// The caller's terminal, or what stands in its place.
     #[error(transparent)]
     Console(#[from] console::Error),
+    /// A verb as a process of this machine.
+    #[error("cannot run a verb: {0}")]
+    Child(io::Error),
     /// Signal handlers.
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),
@@ -175,6 +180,9 @@ fn list(folders: &[PathBuf]) -> String {
         .collect::<Vec<_>>()
         .join(" or ")
 }
+
+/// Processors of a lab: that many guests at once are served as fast as they can be.
+pub const PROCESSORS: usize = 2;
 
 /// Names the socket of a lab that `vmm lab serve` offers; verbs then run there instead of in a lab of their own.
 pub const SOCKET: &str = "VMM_LAB_SOCKET";

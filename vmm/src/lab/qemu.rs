@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::contents::Contents;
 use super::image::Image;
-use super::{Error, memory};
+use super::{Error, PROCESSORS, memory};
 use crate::sys::spawn;
 
 const PROGRAM: &str = "qemu-system-aarch64";
@@ -182,8 +182,6 @@ fn arguments(image: &Image, memory: u64, initrd: i32, port: i32) -> Vec<OsString
         // Offers no FEAT_WFxT: under a CPU model that does, KVM traps each of the guest's WFET and the guest crawls.
         "-cpu",
         "neoverse-n1",
-        "-smp",
-        "2",
         "-serial",
         "stdio",
         "-device",
@@ -194,6 +192,7 @@ fn arguments(image: &Image, memory: u64, initrd: i32, port: i32) -> Vec<OsString
     let mut arguments: Vec<OsString> = fixed.into_iter().map(OsString::from).collect();
     let machine = memory::of_machine(memory).div_ceil(1 << 20);
     arguments.extend(["-m".into(), format!("{machine}M").into()]);
+    arguments.extend(["-smp".into(), PROCESSORS.to_string().into()]);
     // What follows the two dashes are the arguments of PID 1.
     let command_line = format!("console=ttyAMA0 quiet panic=-1 -- lab agent {memory}");
     arguments.extend(["-append".into(), command_line.into()]);

@@ -95,6 +95,7 @@ enum Event {
 }
 
 /// Passes on what happens to the caller while its verb runs; false when it does not run any more.
+#[derive(Clone)]
 pub(super) struct Interrupter(Sender<Event>);
 
 impl Interrupter {

@@ -193,8 +193,8 @@ fn report(
             ));
             print_run(evidence, &judge(evidence), false);
             print(&format!(
-                "repeat: vmm run {} --subject payload:{} --schedule {schedule}\n\n",
-                args.scenario, protocol.name
+                "repeat: vmm run {}{} --subject payload:{} --schedule {schedule}\n\n",
+                args.scenario, args.conditions, protocol.name
             ));
         }
     }

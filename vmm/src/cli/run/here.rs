@@ -50,6 +50,12 @@ pub(in crate::cli) fn run(args: &Args) -> Result<Exit, String> {
                 Exit::CannotRunHere
             }
             Err(Failed::Signal(signal)) => return Ok(Exit::Signal(signal)),
+            Err(Failed::Unfit(why)) => {
+                if args.json {
+                    print(&format!("{}\n", serde_json::json!({ "cannot_run": why })));
+                }
+                return Err(why);
+            }
             Err(Failed::Error(error)) => return Err(error),
         };
         worst = match (worst, exit) {
@@ -77,6 +83,8 @@ fn is_one(args: &Args, wanted: &Wanted) -> bool {
 enum Failed {
     Here(String),
     Signal(i32),
+    /// This kernel cannot do it.
+    Unfit(String),
     Error(String),
 }
 
@@ -100,6 +108,11 @@ impl From<linux::Error> for Failed {
     fn from(error: linux::Error) -> Self {
         match error {
             linux::Error::Signal(signal) => Failed::Signal(signal),
+            // Its init has said what this kernel lacks.
+            error @ linux::Error::NoInit { .. } if error.to_string().contains("did not begin") => {
+                Failed::Unfit(error.to_string())
+            }
+            linux::Error::Unfit(unfit) => Failed::Unfit(unfit.to_string()),
             error => Failed::Error(error.to_string()),
         }
     }
