@@ -8,6 +8,7 @@ mod errors;
 mod hostile;
 mod lab;
 mod linux;
+mod matrix;
 mod run;
 mod tty;
 
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
     trials.extend(hostile::trials(&shared));
     trials.extend(lab::trials(&shared));
     trials.extend(linux::trials(&shared));
+    trials.extend(matrix::trials(&shared));
     trials.extend(run::trials(&shared));
     trials.extend(tty::trials(&shared));
     let conclusion = libtest_mimic::run(&arguments, trials);

@@ -1,0 +1,364 @@
+//! `vmm matrix`: what is kept of it, what it says, and who can read that.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use e2e::{Lab, Vmm, payload, root};
+use libtest_mimic::Trial;
+use rustix::process::{Signal, kill_process};
+use serde_json::Value;
+
+use crate::{SharedLab, alone};
+
+pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
+    vec![
+        alone("matrix::what_is_wrong_with_it_is_told", what_is_wrong),
+        alone("matrix::machines_read_it", machines_read_it),
+        lab.trial(
+            "matrix::killed_and_resumed_it_is_as_if_unbroken",
+            killed_and_resumed,
+        ),
+        lab.trial(
+            "matrix::a_wrong_expectation_turns_its_cells_red",
+            a_wrong_expectation,
+        ),
+        lab.trial("matrix::ctrl_c_keeps_what_is_finished", ctrl_c),
+        lab.trial("matrix::it_runs_where_kvm_is", where_kvm_is),
+        lab.trial("matrix::of_a_kernel_it_says_right_and_wrong", of_a_kernel),
+        alone("matrix::a_lab_that_dies_is_told", a_lab_that_dies),
+        lab.trial("matrix::the_whole", the_whole)
+            .with_ignored_flag(true),
+    ]
+}
+
+/// Twelve cells of the payload.
+const SMALL: &str = r#"format = 1
+[[set]]
+scenarios = ["console-locked", "idle-crash"]
+subjects = ["payload"]
+"#;
+
+/// A folder with this declaration in it.
+fn declared(text: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("m.toml"), text).unwrap();
+    folder
+}
+
+fn report(folder: &Path) -> Value {
+    let text = fs::read_to_string(folder.join("report.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// A report without how long it took.
+fn timeless(mut report: Value) -> Value {
+    for cell in report["cells"].as_array_mut().unwrap() {
+        for run in cell["runs"].as_array_mut().unwrap() {
+            assert!(run["seconds"].take().is_number());
+        }
+    }
+    report
+}
+
+/// How many cells stand how, by the report.
+fn standings(report: &Value) -> BTreeMap<String, Vec<String>> {
+    let mut standings: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for cell in report["cells"].as_array().unwrap() {
+        let word = |key: &str| cell[key].as_str().unwrap().to_owned();
+        let cells = standings.entry(word("standing")).or_default();
+        cells.push(word("name"));
+    }
+    standings
+}
+
+/// The cells of a journal, each of which is there once.
+fn journal(folder: &Path) -> Vec<String> {
+    let text = fs::read_to_string(folder.join("journal.jsonl")).unwrap();
+    let lines = text.lines().skip(1).map(|line| {
+        let line: Value = serde_json::from_str(line).expect("a whole line");
+        line["cell"].as_str().unwrap().to_owned()
+    });
+    let mut cells: Vec<String> = lines.collect();
+    cells.sort();
+    let all = cells.len();
+    cells.dedup();
+    assert_eq!(cells.len(), all, "nothing is run twice");
+    cells
+}
+
+fn killed_and_resumed(lab: &Lab) {
+    let folder = declared(SMALL);
+    let at = folder.path();
+    let matrix = |more: &[&str]| {
+        let arguments = ["matrix", "m.toml"].iter().chain(more);
+        lab.vmm(arguments).within(at)
+    };
+    matrix(&["--out", "whole"]).run().exits(0);
+    let mut running = matrix(&["--out", "cut", "--jobs", "1"]).start();
+    for _ in 0..3 {
+        running.wait_for("as expected ");
+    }
+    running.signal(Signal::KILL);
+    running.end().exits(137);
+    let kept = journal_of_whole_lines(&at.join("cut"));
+    assert!((3..12).contains(&kept), "{kept}");
+    // As if its last line had not come to its end on the disk.
+    let path = at.join("cut/journal.jsonl");
+    let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+    file.write_all(b"{\"cell\":\"idle-cr").unwrap();
+    drop(file);
+    matrix(&["--out", "cut"])
+        .run()
+        .exits(2)
+        .complains("--resume goes on with it");
+    let resumed = matrix(&["--out", "cut", "--resume"]).run().exits(0);
+    let finished = resumed.stdout.lines();
+    let finished = finished.filter(|line| line.starts_with("as expected "));
+    assert_eq!(finished.count(), 12 - kept, "{}", resumed.story());
+    assert_eq!(journal(&at.join("cut")), journal(&at.join("whole")));
+    assert_eq!(
+        timeless(report(&at.join("cut"))),
+        timeless(report(&at.join("whole")))
+    );
+    // Each run's evidence is there, and says the same.
+    for cell in report(&at.join("cut"))["cells"].as_array().unwrap() {
+        let evidence = cell["runs"][0]["evidence"].as_str().unwrap();
+        let folder = at.join("cut").join(evidence);
+        Vmm::new(["judge", folder.to_str().unwrap(), "--quiet"])
+            .run()
+            .exits(0);
+    }
+    // There is nothing left to be done, and nothing is.
+    let again = matrix(&["--out", "cut", "--resume"]).run().exits(0);
+    assert!(
+        again.stdout.starts_with("12 cells: 12 as expected"),
+        "{}",
+        again.story()
+    );
+    matrix(&["--out", "cut", "--resume", "--seed", "2"])
+        .run()
+        .exits(2)
+        .complains("--seed differ");
+}
+
+/// The finished runs that are whole in a journal whose writer was killed.
+fn journal_of_whole_lines(folder: &Path) -> usize {
+    let text = fs::read(folder.join("journal.jsonl")).unwrap();
+    text.iter().filter(|byte| **byte == b'\n').count() - 1
+}
+
+/// The scenario with another expectation under one protocol.
+fn mistaken(folder: &Path) {
+    let own = fs::read_to_string(root().join("tests/scenarios/console-locked.toml")).unwrap();
+    let right = "nmi-only = [\"spared\", \"console-intact\"]";
+    assert!(own.contains(right));
+    let wrong = own.replace(right, "nmi-only = []");
+    fs::write(folder.join("mistaken.toml"), wrong).unwrap();
+}
+
+fn a_wrong_expectation(lab: &Lab) {
+    let folder = declared(&SMALL.replace("\"console-locked\"", "\"./mistaken.toml\""));
+    mistaken(folder.path());
+    let outcome = lab
+        .vmm(["matrix", "m.toml", "--out", "out"])
+        .within(folder.path())
+        .run()
+        .exits(1)
+        .says("surprise: console-locked/payload/nmi-only/4cpus-nmi-crash\n    spared: CPU 1, ")
+        .says("    repeat: vmm run ./mistaken.toml --subject payload:nmi-only --seed 1 --schedule ")
+        .says("12 cells: 11 as expected, 1 surprise");
+    let standings = standings(&report(&folder.path().join("out")));
+    assert_eq!(
+        standings["surprise"],
+        ["console-locked/payload/nmi-only/4cpus-nmi-crash"],
+        "{}",
+        outcome.story()
+    );
+    assert_eq!(standings["as-expected"].len(), 11);
+    // Strictly, all that is broken is wrong.
+    lab.vmm(["matrix", "m.toml", "--strict", "--filter", "idle-crash"])
+        .within(folder.path())
+        .run()
+        .exits(1)
+        .says("6 cells: 5 as expected, 1 surprise")
+        .says("surprise: idle-crash/payload/v1-proposal/");
+}
+
+fn ctrl_c(lab: &Lab) {
+    let folder = declared(SMALL);
+    let at = folder.path();
+    let mut running = lab
+        .vmm(["matrix", "m.toml", "--out", "out", "--jobs", "1"])
+        .within(at)
+        .start();
+    let mark = running.mark();
+    running.wait_for("as expected ");
+    running.signal(Signal::INT);
+    let outcome = running.end().exits(130).complains("--resume goes on");
+    mark.wait_until_gone(30).expect("no process is left");
+    let kept = journal(&at.join("out")).len();
+    assert!((1..12).contains(&kept), "{}", outcome.story());
+    lab.vmm(["matrix", "m.toml", "--out", "out", "--resume"])
+        .within(at)
+        .run()
+        .exits(0)
+        .says("12 cells: 12 as expected");
+}
+
+/// As on a machine with KVM of its own: each run is a process of that machine.
+fn where_kvm_is(lab: &Lab) {
+    let mut running = lab
+        .shell(
+            "cat > payload; $VMM matrix --payload payload --filter idle-crash --filter by=nmi-only \
+             --filter payload --jobs 2 --quiet",
+        )
+        .with_input()
+        .start();
+    running.type_in(&fs::read(payload()).unwrap());
+    running.end_input();
+    running.end().exits(0).says(" as expected");
+}
+
+/// Its own: the kernels that were built with a fault, and without it.
+fn of_a_kernel(lab: &Lab) {
+    let image = |kernel: &str| root().join(format!("target/guests/{kernel}/Image"));
+    let matrix = |kernel: &str, more: &[&str]| {
+        let image = image(kernel);
+        let arguments = ["matrix", "--kernel", image.to_str().unwrap()];
+        let filter = ["--filter", "scenario=console-locked"];
+        lab.vmm(arguments.iter().chain(&filter).chain(more)).run()
+    };
+    matrix("nmi-only", &[])
+        .exits(1)
+        .says("This kernel stops its CPUs by the protocol nmi-only.")
+        .says("What it does wrong:\n  spared: ")
+        .says("What it does right:\n");
+    matrix("nmi-only", &["--no-strict", "--quiet"]).exits(0);
+    matrix("nmi-only", &["--bisect"]).exits(1);
+    matrix("irq-then-nmi", &["--bisect"]).exits(0);
+    // One that does not boot tells nothing of the stop path.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("Image");
+    fs::write(&path, "not a kernel ".repeat(100)).unwrap();
+    let arguments = ["matrix", "--bisect", "--kernel", path.to_str().unwrap()];
+    lab.vmm(arguments.iter().chain(&["--filter", "idle-plain"]))
+        .run()
+        .exits(125);
+}
+
+fn a_lab_that_dies() {
+    let folder = declared(SMALL);
+    let at = folder.path();
+    let mut running = Vmm::new(["matrix", "m.toml", "--out", "out", "--jobs", "1", "--lab"])
+        .within(at)
+        .start();
+    running.wait_for("as expected ");
+    let mark = running.mark();
+    let emulator = mark.alive().into_iter().find(|pid| {
+        let name = fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero()));
+        name.unwrap_or_default().starts_with("qemu")
+    });
+    kill_process(emulator.expect("the lab runs in QEMU"), Signal::KILL).unwrap();
+    running
+        .end()
+        .exits(2)
+        .complains("the lab is lost")
+        .complains("are finished and kept in out; the same with --resume goes on");
+    mark.wait_until_gone(30).expect("no process is left");
+    assert!(!journal(&at.join("out")).is_empty());
+}
+
+fn what_is_wrong() {
+    let folder = declared(SMALL);
+    let at = folder.path();
+    let matrix = |text: &str, more: &[&str]| {
+        fs::write(at.join("m.toml"), text).unwrap();
+        let arguments = ["matrix", "m.toml"].iter().chain(more);
+        Vmm::new(arguments).within(at).run().exits(2)
+    };
+    matrix(&SMALL.replace("\"payload\"", "\"paylod\""), &[])
+        .complains("m.toml:4: set[0].subjects[0]: `paylod` is not known; is `payload` meant?");
+    let set = SMALL.trim_start_matches("format = 1\n");
+    matrix(&format!("{SMALL}{set}"), &[])
+        .complains("the cell console-locked/payload/irq-only/4cpus-nmi-crash is there twice");
+    matrix(&format!("{SMALL}cpus = [9]\n"), &[])
+        .complains("the matrix is empty: 12 combinations were left out")
+        .complains("console-locked does not say what is expected under such conditions");
+    matrix(SMALL, &["--filter", "wedged"]).complains("--filter wants none of its 12 cells");
+    matrix(SMALL, &["--filter", "cpu=4"]).complains("there is no axis `cpu`");
+    matrix(SMALL, &["--shard", "3/2"]).complains("I/N is meant");
+    matrix(SMALL, &["--repeat", "2"]).complains("--repeat needs --out");
+    matrix(SMALL, &["--out", "/proc/out"]).complains("cannot write /proc/out");
+    let linux = SMALL.replace("[\"payload\"]", "[\"linux\"]\nkernels = [\"no-such\"]");
+    matrix(&linux, &[]).complains("there is no guest `no-such`");
+}
+
+/// What a reader in another language makes of a report.
+fn read(reader: &str, arguments: &[&str], text: &str) -> String {
+    let mut child = Command::new("/usr/bin/python3")
+        .arg(root().join("tests/readers").join(reader))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("/usr/bin/python3: {error}; `make test` installs it"));
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(text.as_bytes()).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{reader} refuses:\n{text}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// By the model alone, which makes twelve verdicts at once, one of them a surprise.
+fn machines_read_it() {
+    let declaration = SMALL
+        .replace("\"console-locked\"", "\"./mistaken.toml\"")
+        .replace("\"payload\"", "\"model\"");
+    let folder = declared(&declaration);
+    mistaken(folder.path());
+    let formatted = |format: &str| {
+        Vmm::new(["matrix", "m.toml", "--format", format])
+            .within(folder.path())
+            .run()
+            .exits(1)
+            .stdout
+    };
+    let schema = root().join("docs/matrix.schema.json");
+    let json = formatted("json");
+    read("schema.py", &[schema.to_str().unwrap()], &json);
+    let report: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(report["counts"]["as-expected"], 11);
+    assert_eq!(report["counts"]["surprise"], 1);
+    let kunit = root().join("target/kunit");
+    let ktap = read("ktap.py", &[kunit.to_str().unwrap()], &formatted("ktap"));
+    let ktap: Value = serde_json::from_str(&ktap).unwrap();
+    assert_eq!((&ktap["passed"], &ktap["failed"]), (&11.into(), &1.into()));
+    assert_eq!((&ktap["errors"], &ktap["crashed"]), (&0.into(), &0.into()));
+    let red = "console-locked model/nmi-only/4cpus-nmi-crash";
+    let failed = serde_json::json!([red, "FAILURE"]);
+    assert!(
+        ktap["tests"].as_array().unwrap().contains(&failed),
+        "{ktap:#}"
+    );
+    let junit: Value = serde_json::from_str(&read("junit.py", &[], &formatted("junit"))).unwrap();
+    assert_eq!(junit, serde_json::json!({ "passed": 11, "failure": 1 }));
+    let tap = formatted("tap13");
+    assert!(tap.starts_with("TAP version 13\n1..12\n"), "{tap}");
+    let lines = |start: &str| tap.lines().filter(|line| line.starts_with(start)).count();
+    assert_eq!((lines("ok "), lines("not ok ")), (11, 1), "{tap}");
+}
+
+/// The project's own set, on the payload, the model, and the kernels that are built.
+fn the_whole(lab: &Lab) {
+    let folder = tempfile::tempdir().unwrap();
+    lab.vmm(["matrix", "--out", "out"])
+        .within(folder.path())
+        .run()
+        .exits(0);
+    let standings = standings(&report(&folder.path().join("out")));
+    assert_eq!(standings.keys().collect::<Vec<_>>(), ["as-expected"]);
+}
