@@ -37,14 +37,14 @@ pub(crate) fn text_of(file: &str) -> String {
 pub(crate) fn scenario_names() -> Vec<String> {
     let folder =
         std::fs::read_dir(root().join("tests/scenarios")).expect("the scenarios are in the tree");
-    let name = |entry: std::io::Result<std::fs::DirEntry>| {
-        let file = entry.expect("the folder can be read").file_name();
-        let name = file.to_string_lossy();
-        name.trim_end_matches(".toml").to_owned()
+    let file = |entry: std::io::Result<std::fs::DirEntry>| {
+        let name = entry.expect("the folder can be read").file_name();
+        name.to_string_lossy().into_owned()
     };
-    let mut names: Vec<String> = folder.map(name).collect();
-    names.sort();
-    names
+    let mut files: Vec<String> = folder.map(file).collect();
+    files.sort();
+    let names = files.iter().map(|file| file.trim_end_matches(".toml"));
+    names.map(str::to_owned).collect()
 }
 
 /// All scenarios of tests/scenarios that the model can run.
