@@ -26,6 +26,8 @@ pub enum InLinux {
     CircleOf(&'static str),
     /// The exception vector of this kind, before anything is unmasked.
     Vector(&'static str),
+    /// Not by this kernel: by PID 1 of the capture kernel that it has gone to.
+    CaptureKernel,
     /// Nowhere: the kernel does it in one place with another point, or not at all.
     Nowhere,
 }
@@ -92,6 +94,8 @@ points! {
     StopReturn = 13, "stop-return", &[InLinux::ReturnOf("smp_send_stop")];
     /// Leaving for the capture kernel.
     Kexec = 14, "kexec", &[InLinux::Entry(&["machine_kexec"])];
+    /// In the capture kernel's user space; only Linux comes there.
+    CaptureUp = 17, "capture-up", &[InLinux::CaptureKernel];
     /// The last flush of the console in panic.
     LastFlush = 15, "last-flush", &[InLinux::Entry(&["console_flush_on_panic"])];
     /// The first instruction of the stop interrupt: nothing is unmasked yet.

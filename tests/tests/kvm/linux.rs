@@ -109,7 +109,7 @@ pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
 }
 
 /// Runs a scenario as its file expects it, and has the evidence judged again; the evidence.
-fn as_expected(lab: &Lab, scenario: &str, kernel: &str, seed: u32) -> tempfile::TempDir {
+pub(crate) fn as_expected(lab: &Lab, scenario: &str, kernel: &str, seed: u32) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let (subject, seed) = (format!("linux:{kernel}"), seed.to_string());
     let arguments = ["run", scenario, "--subject", &subject, "--seed", &seed];

@@ -109,6 +109,9 @@ pub(super) fn expected(
     verdicts: &Verdicts,
 ) -> BTreeSet<Rule> {
     let protocol = &evidence.setting.protocol.name;
+    if evidence.setting.capture {
+        return scenario.expected_with_capture(protocol);
+    }
     if is_directed(scenario, evidence) {
         return scenario.expected(protocol);
     }

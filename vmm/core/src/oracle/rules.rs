@@ -1,6 +1,7 @@
 //! The rules: each a function of what was known and what happened, and the source that it quotes.
 
 use std::fmt;
+use std::sync::Arc;
 
 use guest_abi::protocol::{FAILED, RETRY_NMI, RETRY_SDEI, Request, STOPPING};
 
@@ -201,7 +202,7 @@ pub static ROWS: [Row; 13] = [
     },
     Row {
         rule: Rule::CaptureBoots,
-        owes: "The capture kernel reaches user space, and its vmcore's notes are these notes.",
+        owes: "The capture kernel reaches user space, its vmcore's notes are these notes, and a CPU that it is to bring online comes.",
         source: "Documentation/admin-guide/kdump/kdump.rst",
         missing: "no capture kernel was loaded and entered",
         needs_ack: false,
@@ -505,15 +506,18 @@ fn stays_stopped(facts: &Facts, event: &Event) -> Said {
         | What::Parks
         | What::PowersOff
         | What::Active { .. }
+        | What::Pending { .. }
         | What::Unplugs
         | What::ComesUp => return Said::Nothing,
         What::Takes {
             by: Interrupt::Stop(_),
             ..
         } => return Said::Nothing,
-        What::Holds { .. } | What::Releases | What::CaptureUp | What::CaptureNote(_) => {
-            return Said::Nothing;
-        }
+        What::Holds { .. }
+        | What::Releases
+        | What::CaptureUp
+        | What::CaptureNote(_)
+        | What::CaptureFails(_) => return Said::Nothing,
         What::Takes {
             by: Interrupt::Foreign,
             ..
@@ -630,18 +634,21 @@ fn bounded_ended(facts: &Facts) -> Said {
 fn capture_boots(facts: &Facts, event: &Event) -> Said {
     match &event.what {
         What::CaptureNote(note) => {
-            let left = facts.known.cpu(event.cpu).note.as_deref();
-            let same = match left {
-                Some(left) => left == &**note,
+            // A capture kernel looks for notes when it boots: one that is stored later may be in its vmcore, or not.
+            let own = facts.known.cpu(event.cpu);
+            let is = |left: &Option<Arc<Note>>| match left {
+                Some(left) => **left == **note,
                 None => note.state() == NoteState::Empty,
             };
-            if same {
+            let late = facts.known.left_for_capture && is(&own.note_then);
+            if is(&own.note) || late {
                 Said::Nothing
             } else {
                 Said::Broken(event.cpu, "the vmcore shows another note".to_owned())
             }
         }
         What::CaptureUp if facts.known.left_for_capture => Said::Kept,
+        What::CaptureFails(why) => Said::Broken(event.cpu, why.to_string()),
         _ => Said::Nothing,
     }
 }
@@ -650,7 +657,7 @@ fn capture_boots_ended(facts: &Facts) -> Said {
     let known = &facts.known;
     let left = facts.fixed.capture && known.left_for_capture;
     match known.climbs.first().map(|climb| climb.cpu) {
-        Some(cpu) if left && !known.capture_up => Said::Broken(
+        Some(cpu) if left && !known.capture_up && !known.capture_failed => Said::Broken(
             cpu,
             "it left for the capture kernel, which never reached user space".to_owned(),
         ),

@@ -9,7 +9,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Cause, Does, Driver, Explore, FORMAT, Hold, HoldUntil, MAX_CPUS, Passing, Scenario, Task,
+    Capture, Cause, Does, Driver, Explore, FORMAT, Hold, HoldUntil, MAX_CPUS, Passing, Scenario,
+    Task,
 };
 use crate::arm::{CpuId, CpuSet};
 use crate::evidence::{Manner, Onward, StopKind};
@@ -318,6 +319,7 @@ const KEYS: &[&str] = &[
     "hold",
     "exercises",
     "expect",
+    "capture",
     "explore",
 ];
 
@@ -419,6 +421,15 @@ fn scenario(mut top: Table<'_>) -> Read<Scenario> {
     let expect = top
         .get("expect")
         .map_or(Ok(BTreeMap::new()), |value| expect(&value))?;
+    let capture = match top.get("capture") {
+        None => Capture::default(),
+        Some(value) if onward != Onward::Kexec => {
+            return value.wrong(
+                "there is no capture kernel but on the way to one; `after = \"kexec\"` is meant",
+            );
+        }
+        Some(value) => capture(&value, cpus)?,
+    };
     let explore = top
         .get("explore")
         .map_or(Ok(Explore::default()), |value| explore(&value))?;
@@ -440,6 +451,7 @@ fn scenario(mut top: Table<'_>) -> Read<Scenario> {
         holds,
         exercises,
         expect,
+        capture,
         explore,
     })
 }
@@ -563,6 +575,19 @@ fn expect(value: &Value<'_>) -> Read<BTreeMap<String, BTreeSet<Rule>>> {
     }
     table.end(&names)?;
     Ok(expect)
+}
+
+fn capture(value: &Value<'_>, cpus: u16) -> Read<Capture> {
+    let mut table = value.table()?;
+    let mut online = CpuSet::new();
+    for cpu in table.list("online")? {
+        online.insert(cpu.cpu(cpus)?);
+    }
+    let expect = table
+        .get("expect")
+        .map_or(Ok(BTreeMap::new()), |value| expect(&value))?;
+    table.end(&["online", "expect"])?;
+    Ok(Capture { online, expect })
 }
 
 fn explore(value: &Value<'_>) -> Read<Explore> {

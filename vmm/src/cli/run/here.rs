@@ -153,6 +153,8 @@ fn one(
                 vmlinux: args.vmlinux.as_deref(),
                 judged_as: args.judged_as,
                 ack: args.ack,
+                capture: wanted.capture.as_deref(),
+                crashkernel: args.crashkernel.unwrap_or(linux::CRASHKERNEL),
                 warm_reset: args.warm_reset,
                 seed,
                 deadline,

@@ -10,7 +10,7 @@ use vm_memory::{
     Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion as _,
 };
 use vmm_core::arm::{CpuId, CpuSet, KernelVa, PhysicalAddress};
-use vmm_core::evidence::{Note, Place, PlaceKind, Places};
+use vmm_core::evidence::{Note, NoteState, Place, PlaceKind, Places};
 use vmm_core::inspect::{InspectError, Kernel, LogReader, Memory, OutsideOfRam, Record};
 
 use super::plan::{Unfit, Where, place};
@@ -18,6 +18,17 @@ use crate::vcpu::{Watched, Width};
 
 /// The guest's RAM.
 pub(super) struct Ram(pub(super) Arc<GuestMemoryMmap>);
+
+impl Ram {
+    /// What lies there, which must be RAM.
+    pub(super) fn bytes(&self, range: &Range<u64>) -> Vec<u8> {
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        self.0
+            .read_slice(&mut bytes, GuestAddress(range.start))
+            .expect("it lies in RAM");
+        bytes
+    }
+}
 
 impl Memory for Ram {
     fn read(&self, at: PhysicalAddress, into: &mut [u8]) -> Result<(), OutsideOfRam> {
@@ -96,6 +107,8 @@ pub(super) struct Functions {
     pub(super) handler: u64,
     pub(super) self_stop: u64,
     pub(super) flush: u64,
+    /// Where a panic leaves for the capture kernel.
+    pub(super) kexec: Option<u64>,
     pub(super) vectors: Range<u64>,
 }
 
@@ -125,6 +138,7 @@ impl Functions {
             handler: at("ipi_handler")?,
             self_stop: at("panic_smp_self_stop")?,
             flush: at("console_flush_on_panic")?,
+            kexec: at("machine_kexec").ok(),
             vectors: vectors..vectors + VECTORS,
         })
     }
@@ -290,6 +304,12 @@ impl Watch {
         }
         *known = Note(bytes);
         Some(known.clone())
+    }
+
+    /// The notes that were not empty at the last look.
+    pub(super) fn notes(&self) -> impl Iterator<Item = (usize, Note)> {
+        let notes = self.notes.iter().map(|(_, note)| note.clone()).enumerate();
+        notes.filter(|(_, note)| note.state() != NoteState::Empty)
     }
 
     /// Records that have been stored since the last look, with their level, a line each. In a stop those are read, too, that wait

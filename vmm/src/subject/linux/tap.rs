@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 
 use guest_abi::memory_map::PL011_BASE;
+use vmm_core::evidence::without_prefix;
 use vmm_core::pl011::spec::{Control, Flag, Register};
 
 use crate::machine::{self, Tapped};
@@ -18,6 +19,16 @@ use crate::vcpu::Width;
 pub(super) const ENQUIRY: u8 = 0x05;
 /// The answer (ASCII ACK).
 pub(super) const ACKNOWLEDGE: u8 = 0x06;
+
+/// The bytes by which a capture kernel's init says how far it is (ASCII STX, ETX and EOT; images/init/src/vmcore.rs).
+const STAGES: [(u8, Stage); 3] = [
+    (0x02, Stage::Up),
+    (0x03, Stage::Written),
+    (0x04, Stage::Done),
+];
+
+/// What a capture kernel says of CPUs that it cannot bring online (Linux arch/arm64/kernel/smp.c, __cpu_up()).
+const COMPLAINTS: [&[u8]; 2] = [b": failed to come online", b": failed to boot"];
 
 /// Bytes of a record that are out when it is caught in its middle: more than the time that stands before it.
 const MIDDLE: usize = 24;
@@ -34,6 +45,19 @@ pub(super) enum Seen {
     Wire(Vec<u8>),
     /// It ends a section.
     Leaves,
+}
+
+/// How far a capture kernel is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Stage {
+    /// In user space.
+    Up,
+    /// Its memory has what it hands over.
+    Written,
+    /// All is done.
+    Done,
+    /// It complains of a CPU.
+    Complains(String),
 }
 
 /// Where in the section a CPU is to be caught.
@@ -71,6 +95,14 @@ struct State {
     stalled: Vec<usize>,
     /// The last bytes of all, whoever sent them.
     tail: VecDeque<u8>,
+    /// Who runs the capture kernel, as far as is known.
+    capture: Vec<usize>,
+    /// How far that is, if it has not been asked since.
+    stage: Option<Stage>,
+    /// What its init has said.
+    said: Vec<u8>,
+    /// The line of its log that is under way.
+    line: Vec<u8>,
 }
 
 /// The tap.
@@ -88,6 +120,10 @@ impl Tap {
             catch: None,
             stalled: Vec::new(),
             tail: VecDeque::new(),
+            capture: Vec::new(),
+            stage: None,
+            said: Vec::new(),
+            line: Vec::new(),
         }))
     }
 
@@ -122,6 +158,24 @@ impl Tap {
             "" => "nothing".to_owned(),
             words => words.escape_debug().to_string(),
         }
+    }
+
+    /// This CPU runs the capture kernel: what it sends from now on belongs to nobody's section. It is trapped at each of its stages.
+    pub(super) fn capture(&self, cpu: usize) {
+        let mut state = self.lock();
+        state.cpus[cpu] = Section::Outside;
+        state.capture.push(cpu);
+    }
+
+    /// How far the capture kernel has come, and what its init has said.
+    pub(super) fn stage(&self) -> (Option<Stage>, Vec<u8>) {
+        let mut state = self.lock();
+        (state.stage.take(), state.said.clone())
+    }
+
+    /// Last words are those from now on.
+    pub(super) fn forget_words(&self) {
+        self.lock().tail.clear();
     }
 
     /// Has the CPU trapped when it next comes there.
@@ -161,8 +215,32 @@ impl State {
         caught
     }
 
+    /// Whether the vCPU, which runs the capture kernel, stays out of the guest after this.
+    fn hands(&mut self, cpu: usize, byte: u8) -> bool {
+        if self.cpus[cpu] == Section::Opened {
+            // Its log.
+            self.line.push(byte);
+            if byte == b'\n' {
+                let line = std::mem::take(&mut self.line);
+                let has = |words: &&[u8]| line.windows(words.len()).any(|part| part == *words);
+                if COMPLAINTS.iter().any(has) {
+                    let line = String::from_utf8_lossy(without_prefix(line.trim_ascii())).into();
+                    self.stage = Some(Stage::Complains(line));
+                }
+            }
+        } else if let Some((_, stage)) = STAGES.iter().find(|(known, _)| *known == byte) {
+            self.stage = Some(stage.clone());
+        } else {
+            self.said.push(byte);
+        }
+        self.stage.is_some()
+    }
+
     /// Whether the vCPU stays out of the guest after this.
     fn sends(&mut self, cpu: usize, byte: u8) -> bool {
+        if self.capture.contains(&cpu) {
+            return self.hands(cpu, byte);
+        }
         let before = match self.cpus[cpu] {
             Section::Opened => {
                 self.see(cpu, Seen::Enters);
@@ -337,6 +415,28 @@ mod tests {
         assert_eq!(tap.read(0, at(Register::Fr), WORD).answer, None);
         tap.stall(1, false);
         assert_eq!(tap.read(1, at(Register::Fr), WORD).answer, None);
+    }
+
+    #[test]
+    fn a_capture_kernel_says_how_far_it_is_and_its_log_says_what_it_cannot() {
+        let tap = recording();
+        tap.capture(1);
+        let send = |byte: u8| tap.write(1, at(Register::Dr), WORD, u64::from(byte)).trap;
+        assert!(send(2));
+        assert_eq!(tap.stage(), (Some(Stage::Up), Vec::new()));
+        assert!(!send(b'a'));
+        let log = console_write(&tap, 1, b"[    1.000000] l\x02\x03\r\n");
+        assert!(!log.contains(&true));
+        assert!(!send(b'b') && send(3));
+        assert_eq!(tap.stage(), (Some(Stage::Written), b"ab".to_vec()));
+        let log = console_write(&tap, 1, b"[    2.000000] CPU3: failed to come online\r\n");
+        assert_eq!(log.iter().filter(|trapped| **trapped).count(), 1);
+        let complaint = "CPU3: failed to come online".to_owned();
+        assert_eq!(tap.stage().0, Some(Stage::Complains(complaint)));
+        assert!(tap.take().is_empty());
+        // The other CPU is still the old kernel's.
+        console_write(&tap, 0, b"late\n");
+        assert_eq!(tap.take().len(), 3);
     }
 
     #[test]

@@ -297,9 +297,10 @@ impl Live<'_> {
             call.returned = true;
         }
         self.set_time(self.now(), None);
-        let flush = (self.around.functions.flush, Spot::Flushes);
+        let functions = &self.around.functions;
         let mut spots = self.points_of(cpu)?;
-        spots.push(flush);
+        spots.push((functions.flush, Spot::Flushes));
+        spots.extend(functions.kexec.map(|at| (at, Spot::Leaves)));
         self.cpus[cpu].spots = spots;
         Ok(())
     }
