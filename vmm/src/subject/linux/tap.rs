@@ -28,7 +28,9 @@ const STAGES: [(u8, Stage); 3] = [
 ];
 
 /// What a capture kernel says of CPUs that it cannot bring online (Linux arch/arm64/kernel/smp.c, __cpu_up()).
-const COMPLAINTS: [&[u8]; 2] = [b": failed to come online", b": failed to boot"];
+const COMPLAINTS: [&str; 2] = [": failed to come online", ": failed to boot"];
+/// What it says when it panics (Linux kernel/panic.c).
+const PANICS: &str = "Kernel panic - not syncing: ";
 
 /// Bytes of a record that are out when it is caught in its middle: more than the time that stands before it.
 const MIDDLE: usize = 24;
@@ -103,6 +105,8 @@ struct State {
     said: Vec<u8>,
     /// The line of its log that is under way.
     line: Vec<u8>,
+    /// What it panicked with.
+    panicked: Option<String>,
 }
 
 /// The tap.
@@ -124,6 +128,7 @@ impl Tap {
             stage: None,
             said: Vec::new(),
             line: Vec::new(),
+            panicked: None,
         }))
     }
 
@@ -171,6 +176,11 @@ impl Tap {
     pub(super) fn stage(&self) -> (Option<Stage>, Vec<u8>) {
         let mut state = self.lock();
         (state.stage.take(), state.said.clone())
+    }
+
+    /// What the capture kernel has panicked with, if it has.
+    pub(super) fn capture_panicked(&self) -> Option<String> {
+        self.lock().panicked.clone()
     }
 
     /// Last words are those from now on.
@@ -222,10 +232,12 @@ impl State {
             self.line.push(byte);
             if byte == b'\n' {
                 let line = std::mem::take(&mut self.line);
-                let has = |words: &&[u8]| line.windows(words.len()).any(|part| part == *words);
-                if COMPLAINTS.iter().any(has) {
-                    let line = String::from_utf8_lossy(without_prefix(line.trim_ascii())).into();
-                    self.stage = Some(Stage::Complains(line));
+                let text = String::from_utf8_lossy(without_prefix(line.trim_ascii()));
+                if let Some(why) = text.strip_prefix(PANICS) {
+                    self.panicked.get_or_insert(why.to_owned());
+                }
+                if COMPLAINTS.iter().any(|words| text.contains(words)) {
+                    self.stage = Some(Stage::Complains(text.into_owned()));
                 }
             }
         } else if let Some((_, stage)) = STAGES.iter().find(|(known, _)| *known == byte) {
@@ -433,6 +445,13 @@ mod tests {
         assert_eq!(log.iter().filter(|trapped| **trapped).count(), 1);
         let complaint = "CPU3: failed to come online".to_owned();
         assert_eq!(tap.stage().0, Some(Stage::Complains(complaint)));
+        assert_eq!(tap.capture_panicked(), None);
+        console_write(
+            &tap,
+            1,
+            b"[    3.000000] Kernel panic - not syncing: why\r\n",
+        );
+        assert_eq!(tap.capture_panicked().unwrap(), "why");
         assert!(tap.take().is_empty());
         // The other CPU is still the old kernel's.
         console_write(&tap, 0, b"late\n");

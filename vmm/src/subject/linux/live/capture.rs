@@ -201,8 +201,10 @@ impl Live<'_> {
         let Some(sender) = self.capture else {
             return;
         };
-        let words = self.around.tap.last_words();
-        let why = format!("{how}; it said: {words}");
+        let why = match self.around.tap.capture_panicked() {
+            Some(why) => format!("it panicked: {why}"),
+            None => format!("{how}; it said: {}", self.around.tap.last_words()),
+        };
         self.say(sender, Seen::Trapped, What::CaptureFails(why.into()));
         self.over = Some(End::Complete);
     }
