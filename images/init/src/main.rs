@@ -29,6 +29,7 @@ mod cpus;
 mod end;
 mod knobs;
 mod mounts;
+mod printer;
 mod process;
 #[expect(unsafe_code, reason = "what no crate wraps")]
 mod sys;
@@ -74,6 +75,20 @@ enum Error {
     TwoExits(String),
     #[error("cannot move to CPU {cpu}: {source}; is it online?")]
     Pin { cpu: u32, source: rustix::io::Errno },
+    #[error(
+        "cannot move the thread that writes to the console to CPUs {cpus:?}: {source}; are they online?"
+    )]
+    PinPrinter {
+        cpus: Vec<u32>,
+        source: rustix::io::Errno,
+    },
+    #[error("cannot keep the console's UART awake by {control}: {source}")]
+    Awake {
+        control: String,
+        source: std::io::Error,
+    },
+    #[error("cannot look for the threads that write to the console in /proc: {0}")]
+    Processes(std::io::Error),
     #[error("cannot open {path}: {source}; {needs}")]
     Open {
         path: &'static str,
