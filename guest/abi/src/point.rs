@@ -20,6 +20,8 @@ pub enum InLinux {
     ControlWrite(u8),
     /// In the middle of a record on the wire: UARTDR has been written, the newline has not.
     MidRecord,
+    /// The entry of this function in the middle of a record.
+    EntryMidRecord(&'static str),
     /// A write to ICC_SGI1R_EL1 for this SGI: the function that makes it.
     SgiWrite(u8),
     /// The circle in which this function turns for ever.
@@ -130,6 +132,8 @@ points! {
     ConsoleUnlock = 43, "console-unlock", &[InLinux::ControlWrite(2)];
     /// The lock is free, the record is not yet counted as shown, interrupts are still masked.
     ConsoleCount = 44, "console-count", &[InLinux::ReturnOf("pl011_console_write")];
+    /// In the middle of a record of an nbcon console, where the CPU that panics may take the console over.
+    ConsoleSafe = 46, "console-safe", &[InLinux::EntryMidRecord("nbcon_enter_unsafe")];
     /// Waiting for the owner of `console_sem`, interrupts masked.
     ConsoleSpin = 45, "console-spin", &[InLinux::Nowhere];
     /// Going down by hot-unplug.

@@ -39,6 +39,8 @@ embedded! {
     "console-locked",
     "console-locked-forever",
     "console-nbcon",
+    "console-nbcon-lost",
+    "console-nbcon-lost-no-nmi",
     "console-nbcon-reset",
     "console-write-anyway",
     "daif-masked",

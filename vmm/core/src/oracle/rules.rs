@@ -121,7 +121,7 @@ pub static ROWS: [Row; 13] = [
     },
     Row {
         rule: Rule::Spared,
-        owes: "A CPU that is free, or whose hold ends within half of the grace, is not stopped inside the console's critical section.",
+        owes: "A CPU that is free, or whose hold ends within half of the grace, is neither stopped nor left inside the console's critical section.",
         source: "the patch: \"First, we'll try to stop other CPUs with a normal IPI and wait a second. This gives them a chance to leave critical sections.\"",
         missing: "no CPU was inside the critical section when the stop was requested and free to leave it in time",
         needs_ack: false,
@@ -327,11 +327,29 @@ fn note_once(facts: &Facts, event: &Event) -> Said {
 }
 
 fn spared(facts: &Facts, event: &Event) -> Said {
-    let cpu = facts.known.cpu(event.cpu);
-    if !cpu.in_section || facts.known.first_request.is_none() || cpu.interrupted.is_some() {
+    if facts.known.first_request.is_none() {
         return Said::Nothing;
     }
     let half = facts.fixed.grace_us / 2;
+    if let (What::Returns, Some(climb)) = (&event.what, facts.known.climb(event.cpu)) {
+        // A CPU that calls a stop of its own may print in it.
+        let stays = |cpu: &CpuId| {
+            let known = facts.known.cpu(*cpu);
+            let inside = known.in_section && !known.stopped() && known.interrupted.is_none();
+            inside && !facts.known.callers.contains(*cpu) && facts.free_before(*cpu, half + 1)
+        };
+        let left = climb.others.iter().find(stays);
+        return left.map_or(Said::Nothing, |cpu| {
+            let text = format!(
+                "the stop returns and leaves it inside the critical section, which it could have left within {half} us"
+            );
+            Said::Broken(cpu, text)
+        });
+    }
+    let cpu = facts.known.cpu(event.cpu);
+    if !cpu.in_section || cpu.interrupted.is_some() {
+        return Said::Nothing;
+    }
     let protected = facts.free_before(event.cpu, half + 1);
     match event.what {
         What::Takes {

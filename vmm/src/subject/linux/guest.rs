@@ -50,10 +50,18 @@ impl Memory for Ram {
 /// What the rules ask of the kernel's functions. The compiler makes clones of some, whose names go on behind a dot.
 const KINDS: &[(&str, PlaceKind)] = &[
     ("pl011_console_write", PlaceKind::Section),
+    ("pl011_console_write_thread", PlaceKind::Section),
+    ("pl011_console_write_atomic", PlaceKind::Section),
     ("pl011_console_putchar", PlaceKind::Section),
     ("pl011_read", PlaceKind::Section),
     ("pl011_write", PlaceKind::Section),
     ("uart_console_write", PlaceKind::Section),
+    ("nbcon_enter_unsafe", PlaceKind::Section),
+    ("nbcon_exit_unsafe", PlaceKind::Section),
+    ("nbcon_reacquire_nobuf", PlaceKind::Section),
+    ("nbcon_context_try_acquire", PlaceKind::Section),
+    ("nbcon_context_try_acquire_direct", PlaceKind::Section),
+    ("panic_on_other_cpu", PlaceKind::Section),
     ("ipi_handler", PlaceKind::StopPath),
     ("do_handle_IPI", PlaceKind::StopPath),
     ("ipi_cpu_stop", PlaceKind::StopPath),
@@ -116,7 +124,10 @@ pub(super) struct Functions {
 const VECTORS: u64 = 0x800;
 
 impl Functions {
-    pub(super) fn find<M: Memory>(kernel: &Kernel<'_, M>) -> Result<Self, InspectError> {
+    pub(super) fn find<M: Memory>(
+        kernel: &Kernel<'_, M>,
+        last_flush: &str,
+    ) -> Result<Self, InspectError> {
         let at = |name| kernel.symbols.address(name).map(|at| at.0);
         let send: Vec<u64> = kernel
             .symbols
@@ -137,7 +148,7 @@ impl Functions {
             says: at("_printk")?,
             handler: at("ipi_handler")?,
             self_stop: at("panic_smp_self_stop")?,
-            flush: at("console_flush_on_panic")?,
+            flush: at(last_flush)?,
             kexec: at("machine_kexec").ok(),
             vectors: vectors..vectors + VECTORS,
         })
@@ -149,7 +160,7 @@ pub(super) fn entry<M: Memory>(kernel: &Kernel<'_, M>, at: Point) -> Result<Opti
     let place = place(at);
     let names = match &place {
         Some(Where::Entry(names)) => names,
-        Some(Where::Circle(name)) => std::slice::from_ref(name),
+        Some(Where::Circle(name) | Where::Behind(name)) => std::slice::from_ref(name),
         _ => return Ok(None),
     };
     let found = names

@@ -84,6 +84,8 @@ pub enum Unfit {
 pub(super) enum Where {
     /// At the tap.
     Console(Catch),
+    /// At the entry of this function, behind the middle of a record at the tap.
+    Behind(&'static str),
     /// At the entry of the first of these functions that there is.
     Entry(&'static [&'static str]),
     /// In the circle of this function.
@@ -128,6 +130,7 @@ pub(super) fn place(point: Point) -> Option<Where> {
         InLinux::ControlWrite(1) => Some(Where::Console(Catch::Locked)),
         InLinux::ControlWrite(_) => Some(Where::Console(Catch::Unlock)),
         InLinux::MidRecord => Some(Where::Console(Catch::Middle)),
+        InLinux::EntryMidRecord(name) => Some(Where::Behind(name)),
         _ => None,
     })
 }
@@ -136,9 +139,20 @@ pub(super) fn place(point: Point) -> Option<Where> {
 fn can_hold(place: Where, manner: Manner) -> bool {
     match place {
         Where::Console(_) => true,
-        Where::Entry(_) | Where::Handles | Where::Circle(_) => manner != Manner::Stall,
+        Where::Entry(_) | Where::Behind(_) | Where::Handles | Where::Circle(_) => {
+            manner != Manner::Stall
+        }
         Where::Announces | Where::Asks(_) | Where::Acks | Where::Counts => manner == Manner::Freeze,
         Where::Polls(_) | Where::Rests | Where::CaptureUp => false,
+    }
+}
+
+/// Where the tap is to catch a CPU on its way to a place.
+pub(super) fn caught_at(place: Where) -> Option<Catch> {
+    match place {
+        Where::Console(at) => Some(at),
+        Where::Behind(_) => Some(Catch::Middle),
+        _ => None,
     }
 }
 
@@ -228,9 +242,22 @@ pub fn check(scenario: &Scenario) -> Result<(), Unfit> {
     Ok(())
 }
 
+/// The function that is the last flush of the console in a panic. Before the end of panic nbcon takes over a console that is unsafe,
+/// before a reset it does not.
+pub(super) fn last_flush(scenario: &Scenario, nbcon: bool) -> &'static str {
+    match scenario.after {
+        Onward::PanicEnd if nbcon => "nbcon_atomic_flush_unsafe",
+        _ => "console_flush_on_panic",
+    }
+}
+
 /// The kernel's command line, with so many MiB for a capture kernel if there is one.
 pub(super) fn command_line(scenario: &Scenario, crashkernel: u32) -> String {
-    let mut line = "console=ttyAMA0 quiet printk.devkmsg=on panic=0 init.answer".to_owned();
+    let panics = |task: &Task| matches!(task.does, Does::Panic(_));
+    // A panic stays where it is, or is followed by a reset at once (Linux kernel/panic.c, panic_timeout).
+    let resets = scenario.after == Onward::Reset && scenario.tasks.iter().any(panics);
+    let after = if resets { -1 } else { 0 };
+    let mut line = format!("console=ttyAMA0 quiet printk.devkmsg=on panic={after} init.answer");
     let pseudo_nmi = if scenario.pseudo_nmi {
         " irqchip.gicv3_pseudo_nmi=1"
     } else {
@@ -317,6 +344,9 @@ mod tests {
             command_line(&scenario("lockup-found"), 0)
                 .ends_with("init.talk=2 init.trigger=lockup-detector@1")
         );
+        // A panic is followed by a reset where the scenario says so.
+        assert!(command_line(&scenario("console-nbcon-reset"), 0).contains(" panic=-1 "));
+        assert!(command_line(&scenario("restart-stalled"), 0).contains(" panic=0 "));
         let plain = command_line(&scenario("idle-plain"), 0);
         assert!(!plain.contains("post_notifiers") && !plain.contains("init.talk"));
     }
@@ -328,6 +358,14 @@ mod tests {
                        irqchip.gicv3_pseudo_nmi=1 init.online=1,2\" init.trigger=";
         assert!(line.contains(capture), "{line}");
         assert!(!line.contains("post_notifiers"));
+    }
+
+    #[test]
+    fn the_last_flush_takes_over_an_nbcon_console_unless_a_reset_comes_first() {
+        let (stays, resets) = (scenario("console-nbcon"), scenario("console-nbcon-reset"));
+        assert_eq!(last_flush(&stays, true), "nbcon_atomic_flush_unsafe");
+        assert_eq!(last_flush(&stays, false), "console_flush_on_panic");
+        assert_eq!(last_flush(&resets, true), "console_flush_on_panic");
     }
 
     #[test]

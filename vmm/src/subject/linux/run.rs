@@ -191,7 +191,8 @@ pub fn run(scenario: &Scenario, mut options: Options<'_>) -> Result<Ran, Error> 
         })?,
     };
     let has = |name: &str| kernel.symbols.named(name).next().is_some();
-    if scenario.driver == Driver::Nbcon && !has(plan::NBCON) {
+    let nbcon = has(plan::NBCON);
+    if scenario.driver == Driver::Nbcon && !nbcon {
         return Err(Unfit::Driver(scenario.name.clone()).into());
     }
     let judging = Judging::of(&kernel, &options);
@@ -201,7 +202,7 @@ pub fn run(scenario: &Scenario, mut options: Options<'_>) -> Result<Ran, Error> 
         pseudo_nmi: scenario.pseudo_nmi && has_nmi,
         ..scenario.clone()
     };
-    let functions = Functions::find(&kernel)?;
+    let functions = Functions::find(&kernel, plan::last_flush(scenario, nbcon))?;
     let watch = Watch::new(&ram, &kernel, scenario.cpus)?;
     let mut setting = setting(scenario, &judging, &kernel, &watch, &options)?;
     let places = places(&kernel);

@@ -258,12 +258,13 @@ impl<'a> Live<'a> {
         Ok(spots)
     }
 
-    /// The scenario's points of this CPU that are entries of functions.
+    /// The scenario's points of this CPU that are entries of functions, wherever it comes there from.
     fn points_of(&self, cpu: usize) -> Result<Vec<(u64, Spot)>, Error> {
         let mut spots = Vec::new();
         for passing in passings(self.scenario) {
             if passing.cpu.index() == cpu
                 && let Some(at) = guest::entry(self.around.kernel, passing.at)?
+                && !matches!(plan::place(passing.at), Some(Where::Behind(_)))
             {
                 spots.push((at, Spot::Comes(passing.at)));
             }
@@ -561,9 +562,10 @@ impl<'a> Live<'a> {
                 }
                 self.look(cpu)?;
                 let point = self.caught(cpu);
-                match point {
-                    Some(point) => self.comes(cpu, point),
-                    None => {
+                match (point, point.and_then(plan::place)) {
+                    (Some(point), Some(Where::Behind(_))) => self.catch_behind(cpu, point),
+                    (Some(point), _) => self.comes(cpu, point),
+                    (None, _) => {
                         self.conductor.thaw(cpu);
                         Ok(())
                     }
