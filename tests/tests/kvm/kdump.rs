@@ -38,6 +38,10 @@ pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
             a_stop_that_is_still_pending_is_taken_by_the_capture_kernel,
         ),
         lab.trial(
+            "kdump::a_kernel_that_has_kexec_load_alone",
+            a_kernel_that_has_kexec_load_alone,
+        ),
+        lab.trial(
             "kdump::capture_kernels_that_fail",
             capture_kernels_that_fail,
         ),
@@ -98,6 +102,29 @@ fn a_stop_that_is_still_pending_is_taken_by_the_capture_kernel(lab: &Lab) {
     let at_once = events("nmi-only");
     assert!(!at_once.contains(" pending sgi="), "{at_once}");
     assert!(at_once.contains(" 2 told - comes-up"), "{at_once}");
+}
+
+/// Debian's kernels have no kexec_file_load(2): init makes the parts itself.
+fn a_kernel_that_has_kexec_load_alone(lab: &Lab) {
+    // It boots twice, and takes its time.
+    let arguments = [
+        "run",
+        "idle-kexec",
+        "--subject",
+        "linux:debian-6.12",
+        "--timeout",
+        "400",
+    ];
+    let outcome = lab.vmm(arguments).run().exits(0);
+    let verdict = outcome
+        .stdout
+        .lines()
+        .find(|line| line.starts_with("capture-boots "));
+    assert!(
+        verdict.is_some_and(|line| line.ends_with(" upheld")),
+        "{}",
+        outcome.story()
+    );
 }
 
 fn capture_kernels_that_fail(lab: &Lab) {
