@@ -30,9 +30,10 @@ GOALS := $(or $(MAKECMDGOALS),$(.DEFAULT_GOAL))
 # Where arm64 KVM is at hand nothing runs in the lab.
 LAB := $(if $(and $(filter aarch64,$(shell uname -m)),$(wildcard /dev/kvm)),,lab)
 # `make demo` and then `make test` are one set-up, so that they are one command to type where make may not install.
-PURPOSES := build $(if $(filter lab,$(GOALS)),lab) $(if $(filter images,$(GOALS)),guests) $(if $(filter kernels,$(GOALS)),kernels) \
-            $(if $(filter install,$(GOALS)),$(LAB)) $(if $(filter bench,$(GOALS)),$(LAB) guests kernels bench) \
-            $(if $(filter demo test soak,$(GOALS)),$(LAB) guests kernels test) $(if $(filter lint,$(GOALS)),lint)
+PURPOSES := build $(if $(filter lab,$(GOALS)),lab) $(if $(filter images,$(GOALS)),guests) $(if $(filter kernels,$(GOALS)),compile kernels) \
+            $(if $(filter install,$(GOALS)),$(LAB)) $(if $(filter bench,$(GOALS)),$(LAB) guests compile kernels bench) \
+            $(if $(filter demo test soak,$(GOALS)),$(LAB) guests compile kernels test) \
+            $(if $(filter kernel-nbcon soak,$(GOALS)),compile kernel-nbcon) $(if $(filter lint,$(GOALS)),lint)
 
 TC := target/toolchain.mk
 ifneq ($(filter-out help clean uninstall $(if $(SUDO_UID),install),$(GOALS)),)
@@ -77,7 +78,7 @@ PAYLOAD   := target/guest/$(GUEST_TARGET)/release/guest
 .PHONY: help
 help: ## this text
 	@echo 'make TARGET, where TARGET is one of'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo 'What is missing is set up first: as root on Debian it is installed, otherwise the one command to type is printed.'
 	@echo 'Variables:'
@@ -103,7 +104,11 @@ images: target/images/guest.cpio target/guests ## the initramfs of the Linux gue
 
 .PHONY: kernels
 kernels: target/guests ## the Linux guests that are built from Debian's source, one a stop protocol
-	@tools/kernels.sh
+	@tools/kernels.sh kernel-source
+
+.PHONY: kernel-nbcon
+kernel-nbcon: target/guests ## the Linux guests whose console is nbcon, built from the source of a newer suite of Debian's
+	@tools/kernels.sh kernel-source-nbcon
 
 .PHONY: lab
 lab: target/lab/vmlinuz target/lab/initrd.cpio ## the lab: an arm64 machine with KVM, for hosts that are none
@@ -128,7 +133,7 @@ test: $(HOST_VMM) $(PAYLOAD) images kernels target/kunit $(LAB) ## all tests: un
 	$(call cargo,test --locked -p e2e --tests)
 
 .PHONY: soak
-soak: $(HOST_VMM) $(PAYLOAD) images kernels target/kunit $(LAB) ## the tests that take long, and half an hour of fuzzing each target
+soak: $(HOST_VMM) $(PAYLOAD) images kernels kernel-nbcon target/kunit $(LAB) ## the tests that take long, and half an hour of fuzzing each target
 	$(call cargo,test --locked -p e2e --tests -- --ignored)
 	$(MAKE) fuzz FUZZ_SECONDS=1800
 

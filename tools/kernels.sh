@@ -1,23 +1,24 @@
 #!/bin/sh
-# Builds the [[kernel]] rows of images/manifest.toml from Debian's source into the cache, unless they are there. Called by make, which
-# sets HOLDPOINT_CACHE, after tools/setup.sh has fetched what it takes. Several runs may be under way at once: the first one builds.
+# Builds the [[kernel]] rows of images/manifest.toml that are built from one source of Debian's into the cache, unless they are there.
+# Called by make, which sets HOLDPOINT_CACHE, after tools/setup.sh has fetched what it takes. Several runs may be under way at once: the
+# first one builds.
 #
-#   usage: kernels.sh
+#   usage: kernels.sh PART      the source, a [[part]] of the manifest
 #
 # The cache ($HOLDPOINT_CACHE, see tools/setup.sh):
-#   kernels/KEY/NAME/    Image, vmlinux, System.map, config, provenance; KEY is the hash of the recipe and of the source's version
+#   kernels/KEY/NAME/    Image, vmlinux, System.map, config, provenance; KEY is the hash of these rows' recipe and of the source's version
 #   guests/NAME          a link to it
 #
-# All kernels come out of one tree, in which arch/arm64/kernel/smp.c alone is exchanged: the first takes minutes, the others seconds.
+# All kernels of a source come out of one tree, in which one file is exchanged: the first takes minutes, the others seconds.
 set -eu
 umask 022
 here=$(cd "$(dirname "$0")" && pwd)
 recipe=$here/../images
 cache=$HOLDPOINT_CACHE
-source=$cache/parts/kernel-source
+part=$1
+source=$cache/parts/$part
 partial=$cache/partial
 work=$partial/kernels
-smp=arch/arm64/kernel/smp.c
 
 die() { # die LINE...
     printf 'kernels: ' >&2
@@ -26,11 +27,14 @@ die() { # die LINE...
 }
 say() { printf 'kernels: %s\n' "$*"; }
 
-# The rows, tab-separated: name, edits (or -), what.
+# The rows of this source, tab-separated: name, edits (or -), the file that they are of (or -), what.
 rows() {
-    awk '
-        function row() { if (table == "kernel") printf "%s\t%s\t%s\n", value["name"], value["edits"], value["what"] }
-        /^\[\[/ { row(); table = $0; gsub(/[][]/, "", table); value["edits"] = "-" }
+    awk -v part="$part" '
+        function row() {
+            if (table == "kernel" && value["source"] == part)
+                printf "%s\t%s\t%s\t%s\n", value["name"], value["edits"], value["file"], value["what"]
+        }
+        /^\[\[/ { row(); table = $0; gsub(/[][]/, "", table); value["edits"] = value["file"] = "-" }
         /^[a-z]+ = / { key = $1; sub(/^[^\047]*\047/, ""); sub(/\047$/, ""); value[key] = $0 }
         END { row() }' "$recipe/manifest.toml"
 }
@@ -39,7 +43,16 @@ hash() { sha256sum | cut -c 1-64; }
 package=$(basename "$(readlink "$source")")
 version=${package#*_}
 version=${version%_arm64}
-key=$({ rows; echo "$package"; cat "$0" "$recipe"/kernels/*; } | hash | cut -c 1-16)
+# What every source is configured with, and what only this one knows.
+options() { cat "$recipe/kernels/config" "$recipe/kernels/config.$part" 2>/dev/null || :; }
+edits() { rows | cut -f 2 | tr ' ' '\n' | grep -vx -e - | sort -u; }
+key=$({
+    rows
+    echo "$package"
+    options
+    cat "$0" "$recipe/kernels/edit.awk"
+    for edit in $(edits); do cat "$recipe/kernels/$edit.edit"; done
+} | hash | cut -c 1-16)
 whole=$cache/kernels/$key
 
 # Whether every row's link leads to the kernel of this recipe.
@@ -93,25 +106,21 @@ build() {
     run "unpacking $archive" tar -xf "$archive" -C "$work/source" --strip-components=1 \
         --exclude='*/drivers/gpu/*.[ch]' --exclude='*/drivers/net/*.[ch]' --exclude='*/sound/*.[ch]' --exclude='*/Documentation/*.rst' \
         --exclude='*/Documentation/*.yaml' --exclude='*/tools/testing/*'
-    cp "$work/source/$smp" "$work/smp.c"
-
-    run "the kernel's configuration" kernel_make config KCONFIG_ALLCONFIG="$(realpath "$recipe/kernels/config")" allnoconfig
-    grep '^CONFIG_' "$recipe/kernels/config" >"$work/options"
-    while read -r option; do
+    options >"$work/options"
+    run "the kernel's configuration" kernel_make config KCONFIG_ALLCONFIG="$work/options" allnoconfig
+    grep '^CONFIG_' "$work/options" | while read -r option; do
         grep -qxF "$option" "$work/objects/.config" ||
             die "images/kernels/config says $option, and Linux $version configures itself otherwise: what it depends on is not there."
-    done <"$work/options"
+    done || exit 2
 
     rows >"$work/rows"
-    while IFS='	' read -r name edits what <&3; do
-        [ "$edits" != - ] || edits=
-        cp "$work/smp.c" "$work/edited"
+    while IFS='	' read -r name edits file what <&3; do
+        if [ "$edits" = - ]; then edits=; else cp "$work/source/$file" "$work/unedited"; fi
         for edit in $edits; do
-            awk -f "$recipe/kernels/edit.awk" "$recipe/kernels/$edit.edit" "$work/edited" >"$work/edited.new" ||
-                die "$smp of Linux $version is not as images/kernels/$edit.edit knows it (see above)."
-            mv "$work/edited.new" "$work/edited"
+            awk -f "$recipe/kernels/edit.awk" "$recipe/kernels/$edit.edit" "$work/source/$file" >"$work/edited" ||
+                die "$file of Linux $version is not as images/kernels/$edit.edit knows it (see above)."
+            mv "$work/edited" "$work/source/$file"
         done
-        cp "$work/edited" "$work/source/$smp"
         say "compiling $name"
         run "compiling $name" kernel_make "$name" Image
         mkdir "$work/done/$name"
@@ -120,13 +129,14 @@ build() {
         {
             echo "$name: $what"
             echo "Linux (GPL-2.0-only) of Debian's ${package%%_*} $version, built here."
-            echo "config   images/kernels/config, sha256 $(hash <"$recipe/kernels/config")"
+            echo "config   images/kernels/config, sha256 $(hash <"$work/options")"
             for edit in $edits; do
-                echo "edit     $smp: images/kernels/$edit.edit, sha256 $(hash <"$recipe/kernels/$edit.edit")"
+                echo "edit     $file: images/kernels/$edit.edit, sha256 $(hash <"$recipe/kernels/$edit.edit")"
             done
             echo "compiler $("${cross}gcc" --version | head -n 1)"
             echo "Image    sha256 $(hash <"$work/done/$name/Image")"
         } >"$work/done/$name/provenance"
+        [ -z "$edits" ] || cp "$work/unedited" "$work/source/$file"
     done 3<"$work/rows"
     mv -T "$work/done" "$whole"
 }

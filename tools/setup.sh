@@ -4,8 +4,8 @@
 #
 #   usage: setup.sh GUEST_TARGET auto|path|debian PURPOSE...
 #
-# A purpose is build, lab, guests, kernels, test, bench or lint. Exit code 2: something is missing that cannot be had here; the message says what
-# to do, and nothing was changed. Where nothing is missing nothing is asked of the network.
+# A purpose is build, lab, guests, compile, kernels, kernel-nbcon, test, bench or lint. Exit code 2: something is missing that cannot be
+# had here; the message says what to do, and nothing was changed. Where nothing is missing nothing is asked of the network.
 #
 # The cache ($HOLDPOINT_CACHE):
 #   packages/NAME_VERSION_arm64/  a package of Debian's arm64, unpacked
@@ -58,18 +58,19 @@ missing_of() { # missing_of PURPOSE: its packages that are not there
     done
 }
 
-# The rows of the manifest for the wanted purposes, tab-separated: guests|parts|trees, name, package, otherwise (or -), what.
+# The rows of the manifest for the wanted purposes, tab-separated: guests|parts|trees, name, package, otherwise (or -), suite (or -),
+# what.
 rows() {
     awk -v wanted=" $purposes " '
         function row(   n, i, purpose) {
             if (value["package"] == "") return
             n = split(value["purpose"], purpose, " ")
             for (i = 1; i <= n; i++) if (index(wanted, " " purpose[i] " ")) {
-                printf "%ss\t%s\t%s\t%s\t%s\n", table, value["name"], value["package"], value["otherwise"], value["what"]
+                printf "%ss\t%s\t%s\t%s\t%s\t%s\n", table, value["name"], value["package"], value["otherwise"], value["suite"], value["what"]
                 return
             }
         }
-        /^\[\[/ { row(); table = $0; gsub(/[][]/, "", table); value["package"] = ""; value["purpose"] = "guests"; value["otherwise"] = "-" }
+        /^\[\[/ { row(); table = $0; gsub(/[][]/, "", table); value["package"] = ""; value["purpose"] = "guests"; value["otherwise"] = value["suite"] = "-" }
         /^[a-z]+ = / { key = $1; sub(/^[^\047]*\047/, ""); sub(/\047$/, ""); value[key] = $0 }
         END { row() }' "$here/../images/manifest.toml"
 }
@@ -102,8 +103,8 @@ survey() {
         # Everything is there, and yet it will not do.
         [ "$compiler$std" ] || { echo "$reason" >&2; exit 2; }
     fi
-    fetch=$(rows | while IFS='	' read -r folder name package otherwise what; do
-        row_done "$folder" "$name" || printf '%s\t%s\t%s\t%s\t%s\n' "$folder" "$name" "$package" "$otherwise" "$what"
+    fetch=$(rows | while IFS='	' read -r folder name package otherwise suite what; do
+        row_done "$folder" "$name" || printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$folder" "$name" "$package" "$otherwise" "$suite" "$what"
     done)
     deny=
     if for_purpose lint && ! [ -d "$cache/tools/cargo-deny-$cargo_deny" ]; then deny=1; fi
@@ -119,7 +120,7 @@ plan() {
     if [ "$std$fetch" ]; then
         echo "  arm64 packages of Debian, to be unpacked into $cache (the machine's own dpkg architectures stay as they are):"
         [ -z "$std" ] || printf '    %-14s %s\n' rust-std "libstd-rust-web-dev of the compiler's version: the standard library for arm64"
-        [ -z "$fetch" ] || echo "$fetch" | while IFS='	' read -r _ name _ _ what; do printf '    %-14s %s\n' "$name" "$what"; done
+        [ -z "$fetch" ] || echo "$fetch" | while IFS='	' read -r _ name _ _ _ what; do printf '    %-14s %s\n' "$name" "$what"; done
     fi
     if [ "$deny" ]; then
         echo "  from the crate registry, to be built into $cache:"
@@ -187,9 +188,13 @@ fi
 #
 # The machine's apt configuration is left out but for Acquire (proxies, time checks): it may hold hooks that delete what another
 # apt-get is just fetching, and an APT_CONFIG file is read before them, so that it cannot clear them. Sources, keys and pins are
-# the machine's.
-private_apt() {
-    apt=$partial/apt
+# the machine's. A row that names a suite is taken from that one alone, by apt with a state for it.
+
+# Where the state for a row's suite lies, - for the machine's own.
+state() { echo "$partial/apt/$1"; }
+
+private_apt() { # private_apt SUITE
+    apt=$(state "$1")
     mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$partial/debs"
     : >"$apt/status"
     apt-config dump | awk '/^Acquire::/ && !/^Acquire::(IndexTargets|Languages)/' >"$apt/conf"
@@ -204,13 +209,33 @@ APT::Architectures { "arm64"; };
 APT::Sandbox::User "root";
 Acquire::Languages "none";
 M
-    say "fetching the lists of arm64 packages"
+    if [ "$1" = - ]; then
+        say "fetching the lists of arm64 packages"
+    else
+        say "fetching the list of Debian's $1"
+        other_suite "$1" >"$apt/sources.list"
+        [ -s "$apt/sources.list" ] || die "no source of Debian's own is in this machine's apt configuration, to take $1 from."
+        cat >>"$apt/conf" <<M
+Dir::Etc::SourceList "$apt/sources.list";
+Dir::Etc::SourceParts "/dev/null";
+M
+    fi
     APT_CONFIG=$apt/conf apt-get update >"$partial/lists.log" 2>&1 || :
     APT_CONFIG=$apt/conf apt-cache pkgnames | sort >"$apt/names"
     if ! [ -s "$apt/names" ]; then
         complaints "$partial/lists.log"
         die "no list of arm64 packages could be fetched: is the network there, and are Debian's suites in apt's sources?"
     fi
+}
+
+# Another suite, from where the machine's apt has Debian's own from.
+other_suite() {
+    APT_CONFIG=$(state -)/conf apt-get indextargets --format '$(ORIGIN) $(LABEL) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
+        awk -v suite="$1" '
+            $1 == "Debian" && $2 == "Debian" && $3 == "main" {
+                print "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]", $4, suite, "main"
+                exit
+            }'
 }
 
 # newest PATTERN: "PACKAGE VERSION" of the newest package whose whole name matches.
@@ -224,9 +249,10 @@ suites() {
 }
 
 resolve() {
-    # A row a line: FOLDER NAME PACKAGE VERSION, or FOLDER NAME - REASON.
+    # A row a line: SUITE FOLDER NAME PACKAGE VERSION, or SUITE FOLDER NAME - REASON.
     : >"$partial/resolved"
     if [ "$std" ]; then
+        apt=$(state -)
         version=$(compiler_version)
         # A rebuild of the same source for one architecture (+bN) is the same library.
         same=$(APT_CONFIG=$apt/conf apt-cache madison libstd-rust-web-dev |
@@ -237,16 +263,20 @@ resolve() {
                 "Bring the compiler up to date, then make again:" "" \
                 "$(one_command rustc-web cargo-web rust-web-clippy rustfmt-web rust-web-src rust-web-llvm "$(lld_package)")"
         fi
-        echo "sysroot $version libstd-rust-web-dev $same" >>"$partial/resolved"
+        echo "- sysroot $version libstd-rust-web-dev $same" >>"$partial/resolved"
     fi
     [ "$fetch" ] || return 0
-    echo "$fetch" | while IFS='	' read -r folder name package otherwise what; do
+    echo "$fetch" | while IFS='	' read -r folder name package otherwise suite what; do
+        apt=$(state "$suite")
         found=$(newest "$package")
         if [ -z "$found" ] && [ "$otherwise" != - ]; then found=$(newest "$otherwise"); fi
         if [ "$found" ]; then
-            echo "$folder $name $found"
+            echo "$suite $folder $name $found"
+        elif [ "$suite" != - ]; then
+            die "$what: no package $package is in Debian's $suite." \
+                "images/manifest.toml says which suite and which package; a later one takes edits that fit it."
         elif [ "$folder" = guests ]; then
-            printf '%s\n' "$folder $name - no package $package for arm64 in this machine's suites ($(suites))"
+            printf '%s\n' "- $folder $name - no package $package for arm64 in this machine's suites ($(suites))"
         else
             die "$what: no package $package for arm64 in this machine's suites ($(suites))." \
                 "Debian 12 has it in bookworm-security; is that suite in apt's sources?"
@@ -255,7 +285,8 @@ resolve() {
 }
 
 if [ "$std$fetch" ]; then
-    private_apt
+    private_apt -
+    for suite in $(echo "$fetch" | awk -F '\t' '$5 != "-" { print $5 }' | sort -u); do private_apt "$suite"; done
     resolve || exit 2
 fi
 
@@ -294,7 +325,8 @@ to_unpack() {
 
 if [ "$std$fetch" ]; then
     mkdir -p "$cache/packages" "$cache/guests" "$cache/parts" "$cache/trees" "$cache/sysroot"
-    awk '$3 != "-" { print $1, $3, $4 }' "$partial/resolved" | while read -r folder package version; do
+    awk '$4 != "-" { print $1, $2, $4, $5 }' "$partial/resolved" | while read -r suite folder package version; do
+        apt=$(state "$suite")
         whole=$(unpacked "$folder" "$package" "$version")
         [ ! -d "$whole" ] || continue
         say "fetching and unpacking $package $version"
@@ -311,7 +343,7 @@ if [ "$std$fetch" ]; then
         mv -T "$partial/unpacked" "$whole"
         rm -f "$partial/debs"/*
     done || exit 2
-    while read -r folder name package rest; do
+    while read -r _ folder name package rest; do
         whole=$(unpacked "$folder" "$package" "$rest")
         if [ "$package" = - ]; then
             say "$name is skipped: $rest"

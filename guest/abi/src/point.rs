@@ -20,12 +20,16 @@ pub enum InLinux {
     ControlWrite(u8),
     /// In the middle of a record on the wire: UARTDR has been written, the newline has not.
     MidRecord,
+    /// The entry of this function in the middle of a record.
+    EntryMidRecord(&'static str),
     /// A write to ICC_SGI1R_EL1 for this SGI: the function that makes it.
     SgiWrite(u8),
     /// The circle in which this function turns for ever.
     CircleOf(&'static str),
     /// The exception vector of this kind, before anything is unmasked.
     Vector(&'static str),
+    /// Not by this kernel: by PID 1 of the capture kernel that it has gone to.
+    CaptureKernel,
     /// Nowhere: the kernel does it in one place with another point, or not at all.
     Nowhere,
 }
@@ -92,6 +96,8 @@ points! {
     StopReturn = 13, "stop-return", &[InLinux::ReturnOf("smp_send_stop")];
     /// Leaving for the capture kernel.
     Kexec = 14, "kexec", &[InLinux::Entry(&["machine_kexec"])];
+    /// In the capture kernel's user space; only Linux comes there.
+    CaptureUp = 17, "capture-up", &[InLinux::CaptureKernel];
     /// The last flush of the console in panic.
     LastFlush = 15, "last-flush", &[InLinux::Entry(&["console_flush_on_panic"])];
     /// The first instruction of the stop interrupt: nothing is unmasked yet.
@@ -126,6 +132,8 @@ points! {
     ConsoleUnlock = 43, "console-unlock", &[InLinux::ControlWrite(2)];
     /// The lock is free, the record is not yet counted as shown, interrupts are still masked.
     ConsoleCount = 44, "console-count", &[InLinux::ReturnOf("pl011_console_write")];
+    /// In the middle of a record of an nbcon console, where the CPU that panics may take the console over.
+    ConsoleSafe = 46, "console-safe", &[InLinux::EntryMidRecord("nbcon_enter_unsafe")];
     /// Waiting for the owner of `console_sem`, interrupts masked.
     ConsoleSpin = 45, "console-spin", &[InLinux::Nowhere];
     /// Going down by hot-unplug.

@@ -109,8 +109,8 @@ pub(crate) fn write_thread() {
         }
         PORT_LOCK.store(cpu, ORDER);
         wait(None, &[is(&NBCON[OWNER], NOBODY), somebody_panics()]);
-        // A thread that lost the console does not take it again once another CPU panics (Linux commit 571c1ea91a73, "printk: nbcon:
-        // Allow reacquire during panic", in v6.17).
+        // Nobody but the CPU that panics takes it then. Linux's thread takes a console that it has lost once more, to put the UART in order,
+        // which a panic has not kept it from since Linux commit 571c1ea91a73 ("printk: nbcon: Allow reacquire during panic", in v6.17).
         if !other_panics() {
             NBCON[OWNER].store(cpu, ORDER);
             write_owned(LOG.shown.load(ORDER));
@@ -136,7 +136,7 @@ fn write_owned(record: u32) {
     if !leave_unsafe() {
         return;
     }
-    step(None);
+    step(Some(Point::ConsoleSafe));
     if !enter_unsafe() {
         return;
     }

@@ -2,44 +2,21 @@
 //!
 //! Question and answer are one byte each, so that no record of the kernel's log can come between their parts.
 
-use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 
-use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
-
-use crate::Error;
+use crate::{Error, console};
 
 /// The question (ASCII's "enquiry").
 const ENQ: u8 = 0x05;
 /// The answer (ASCII's "acknowledge").
 const ACK: u8 = 0x06;
 
-const CONSOLE: &str = "/dev/console";
-
 /// Asks, and comes back with the answer.
 pub(crate) fn wait() -> Result<(), Error> {
-    let failed = |source| Error::Console {
-        path: CONSOLE,
-        source,
-    };
-    let mut console = (OpenOptions::new().read(true).write(true))
-        .open(CONSOLE)
-        .map_err(failed)?;
-    let before = tcgetattr(&console).map_err(|errno| failed(errno.into()))?;
-    let mut raw = before.clone();
-    raw.make_raw();
-    // These would make the driver set up its UART anew (Linux drivers/tty/serial/serial_core.c, uart_set_termios()).
-    raw.control_modes = before.control_modes;
-    let set = |console: &File, modes| {
-        tcsetattr(console, OptionalActions::Now, modes).map_err(|errno| failed(errno.into()))
-    };
-    set(&console, &raw)?;
-    let answered = exchange(&mut console);
-    set(&console, &before)?;
-    match answered {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Error::NoAnswer),
-        Err(source) => Err(failed(source)),
+    if console::raw(exchange)? {
+        Ok(())
+    } else {
+        Err(Error::NoAnswer)
     }
 }
 

@@ -13,6 +13,12 @@ pub(crate) struct Parameters<'a> {
     pub(crate) trigger: Option<&'a str>,
     /// `init.answer`: whoever holds the console's other end is to say when to go on.
     pub(crate) answer: bool,
+    /// `init.capture=`: the command line of the capture kernel that is to be loaded.
+    pub(crate) capture: Option<&'a str>,
+    /// `init.vmcore`: this is the capture kernel, which hands over what it finds.
+    pub(crate) vmcore: bool,
+    /// `init.online=`: CPUs that are to be brought online before.
+    pub(crate) online: Option<&'a str>,
 }
 
 impl<'a> Parameters<'a> {
@@ -25,7 +31,10 @@ impl<'a> Parameters<'a> {
                 Some(("init.end", value)) => parameters.end = Some(unquoted(value)),
                 Some(("init.talk", value)) => parameters.talk = Some(unquoted(value)),
                 Some(("init.trigger", value)) => parameters.trigger = Some(unquoted(value)),
+                Some(("init.capture", value)) => parameters.capture = Some(unquoted(value)),
+                Some(("init.online", value)) => parameters.online = Some(unquoted(value)),
                 None if word == "init.answer" => parameters.answer = true,
+                None if word == "init.vmcore" => parameters.vmcore = true,
                 _ => {}
             }
         }
@@ -128,6 +137,17 @@ mod tests {
             (parameters.talk, parameters.trigger),
             (Some("1,3"), Some("exit@2"))
         );
+    }
+
+    #[test]
+    fn a_capture_kernels_words_are_its_own() {
+        let text =
+            "quiet init.capture=\"console=ttyAMA0 init.vmcore init.online=1,2\" init.answer\n";
+        let parameters = Parameters::parse(text);
+        let words = parameters.capture.unwrap();
+        assert!(parameters.answer && !parameters.vmcore);
+        let capture = Parameters::parse(words);
+        assert_eq!((capture.vmcore, capture.online), (true, Some("1,2")));
     }
 
     #[test]

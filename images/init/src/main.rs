@@ -10,22 +10,32 @@
 //! triggers are armed, or after `init.run` where there are none, and goes on when it reads the byte ACK (0x06) there. Others are
 //! ignored.
 //!
+//! `init.capture=CMDLINE` loads /capture/Image and /capture/initrd as the capture kernel, with this command line, before anything else is
+//! done. With `init.vmcore` this is that kernel: PID 1 brings the CPUs of `init.online=` online and hands over what /proc/vmcore
+//! holds ([`vmcore`]).
+//!
 //! A talker has begun, and a trigger is armed, before anything that comes later is started. Each is a process of its own, so that
 //! PID 1 is the one thread of its group and dies where it stands: only `exit` is done by PID 1 itself.
 //!
 //! Its last word on the console is `init: exit CODE` or `init: killed by signal N`, which a caller can wait for.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod answer;
+mod capture;
 mod cmdline;
+mod console;
 mod cpus;
 mod end;
 mod knobs;
 mod mounts;
+mod printer;
 mod process;
+#[expect(unsafe_code, reason = "what no crate wraps")]
+mod sys;
 mod talker;
 mod trigger;
+mod vmcore;
 
 use std::process::{Command, ExitCode};
 
@@ -65,6 +75,20 @@ enum Error {
     TwoExits(String),
     #[error("cannot move to CPU {cpu}: {source}; is it online?")]
     Pin { cpu: u32, source: rustix::io::Errno },
+    #[error(
+        "cannot move the thread that writes to the console to CPUs {cpus:?}: {source}; are they online?"
+    )]
+    PinPrinter {
+        cpus: Vec<u32>,
+        source: rustix::io::Errno,
+    },
+    #[error("cannot keep the console's UART awake by {control}: {source}")]
+    Awake {
+        control: String,
+        source: std::io::Error,
+    },
+    #[error("cannot look for the threads that write to the console in /proc: {0}")]
+    Processes(std::io::Error),
     #[error("cannot open {path}: {source}; {needs}")]
     Open {
         path: &'static str,
@@ -85,7 +109,7 @@ enum Error {
         outcome: process::Outcome,
     },
     #[error(
-        "cannot ask over {path}: {source}; init.answer needs a console that is a terminal, such as console=ttyAMA0"
+        "cannot talk over {path}: {source}; init.answer and init.vmcore need a console that is a terminal, such as console=ttyAMA0"
     )]
     Console {
         path: &'static str,
@@ -93,6 +117,12 @@ enum Error {
     },
     #[error("the console ended before it answered: init.answer waits for ACK (0x06)")]
     NoAnswer,
+    #[error("cannot load the capture kernel: {0}")]
+    Capture(#[from] capture::Error),
+    #[error("cannot hand over /proc/vmcore: {0}")]
+    Vmcore(#[from] vmcore::Error),
+    #[error("init.online={0}: it is a list of CPUs, such as 1 or 0,2-3")]
+    UnknownOnline(String),
     #[error("cannot reboot: {0}")]
     Reboot(rustix::io::Errno),
     #[error("{0:?}: PID 1 starts its children as talk CPU, or trigger TRIGGER@CPU")]
@@ -152,6 +182,18 @@ fn serve() -> Result<End, Error> {
         None => Vec::new(),
         Some(list) => trigger::parse_all(list)?,
     };
+
+    if parameters.vmcore {
+        let online = match parameters.online {
+            None => Cpus::default(),
+            Some(list) => Cpus::parse(list).ok_or_else(|| Error::UnknownOnline(list.to_owned()))?,
+        };
+        vmcore::hand_over(&online)?;
+        return Ok(end.unwrap_or(End::PowerOff));
+    }
+    if let Some(cmdline) = parameters.capture {
+        capture::load(cmdline)?;
+    }
 
     talker::start(&talkers)?;
     if let Some(command) = parameters.run {

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use crate::cpus::{Cpus, pin};
 use crate::knobs::{open, put};
+use crate::printer::Printers;
 use crate::process::{begun, call_itself, say_begun};
 use crate::{Error, process};
 
@@ -24,6 +25,10 @@ pub(crate) fn start(cpus: &Cpus) -> Result<(), Error> {
         // command line has printk.devkmsg= it takes nothing else. It wants the end of the line.
         put(RATE, "on\n", "the kernel has no CONFIG_PRINTK")?;
     }
+    if !cpus.0.is_empty() {
+        Printers::find()?.pin(cpus)?;
+        keep_awake()?;
+    }
     for &cpu in &cpus.0 {
         let mut child = process::spawn(
             Command::new("/proc/self/exe")
@@ -31,6 +36,20 @@ pub(crate) fn start(cpus: &Cpus) -> Result<(), Error> {
                 .stdout(Stdio::piped()),
         )?;
         begun(&mut child, || format!("the talker on CPU {cpu}"))?;
+    }
+    Ok(())
+}
+
+/// Keeps the console's UART from being suspended, which comes half a second after the terminal's last byte, where the kernel has that
+/// (drivers/tty/serial/serial_port.c, since Linux 6.5): its worker takes the port lock, on whichever CPU it is, and nobody is to be at the
+/// console but those that are told to.
+fn keep_awake() -> Result<(), Error> {
+    let consoles = std::fs::read_to_string(CONSOLE).unwrap_or_default();
+    for name in consoles.split_whitespace() {
+        let control = format!("/sys/class/tty/{name}/device/power/control");
+        if std::fs::exists(&control).unwrap_or(false) {
+            std::fs::write(&control, "on").map_err(|source| Error::Awake { control, source })?;
+        }
     }
     Ok(())
 }
@@ -44,8 +63,9 @@ fn record(cpu: u32, number: u64) -> String {
 ///
 /// Whoever writes while another CPU prints only leaves its record in the ring, in microseconds, and a panic would have to print a ring
 /// full of them. The name of the console is read under the console's lock, and whoever lets go of that prints what is left (Linux
-/// drivers/tty/tty_io.c, show_cons_active(); kernel/printk/printk.c, console_unlock()).
-fn say(log: &mut File, cpu: u32, number: u64) -> Result<(), Error> {
+/// drivers/tty/tty_io.c, show_cons_active(); kernel/printk/printk.c, console_unlock()). An nbcon console is written by a thread of its own.
+fn say(log: &mut File, printers: &Printers, cpu: u32, number: u64) -> Result<(), Error> {
+    let before = printers.rests();
     log.write_all(record(cpu, number).as_bytes())
         .map_err(|source| Error::Write {
             path: LOG,
@@ -57,6 +77,7 @@ fn say(log: &mut File, cpu: u32, number: u64) -> Result<(), Error> {
         needs: "the kernel has no CONFIG_TTY",
         source,
     })?;
+    printers.wait(&before);
     Ok(())
 }
 
@@ -71,12 +92,13 @@ fn begin_and_go_on(cpu: u32) -> Result<Infallible, Error> {
     call_itself(c"talker");
     pin(cpu)?;
     let mut log = open(LOG, "the kernel has no CONFIG_PRINTK")?;
-    say(&mut log, cpu, 0)?;
+    let printers = Printers::find()?;
+    say(&mut log, &printers, cpu, 0)?;
     say_begun();
     let mut number = 0;
     loop {
         number += 1;
-        say(&mut log, cpu, number)?;
+        say(&mut log, &printers, cpu, number)?;
     }
 }
 

@@ -1,4 +1,5 @@
-//! Scenarios on real Linux kernels, those that were built for each stop protocol (`make kernels`).
+//! Scenarios on real Linux kernels, those that were built for each stop protocol (`make kernels`), and for their console (`make
+//! kernel-nbcon`).
 
 use std::fs;
 use std::path::Path;
@@ -44,6 +45,30 @@ const FREE: [&str; 8] = [
     "any-two-talk-3",
 ];
 
+/// What `make soak` runs on Linux 7.2, whose PL011 has an nbcon console (`make kernel-nbcon`).
+const NBCON: [&str; 8] = [
+    "idle-plain",
+    "idle-crash",
+    "console-locked",
+    "console-locked-forever",
+    "console-nbcon",
+    "console-nbcon-reset",
+    "console-nbcon-lost",
+    "console-nbcon-lost-no-nmi",
+];
+
+/// What shows that Linux commit 571c1ea91a73 ("printk: nbcon: Allow reacquire during panic") is undone, and what the kernel says then.
+const UNFIXED: [(&str, &str); 2] = [
+    (
+        "console-nbcon-lost",
+        "SMP: retry stop with NMI for CPUs 1\"",
+    ),
+    (
+        "console-nbcon-lost-no-nmi",
+        "SMP: failed to stop secondary CPUs 1\"",
+    ),
+];
+
 /// What each `make test` runs beside `console-locked`: a fault of each kind, on the kernel that has it.
 const SMOKE: [(&str, &str); 6] = [
     ("idle-plain", "irq-then-nmi"),
@@ -87,6 +112,25 @@ pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
             as_expected(lab, "idle-plain", &guest.name, 1);
         }));
     }
+    for scenario in NBCON {
+        let test = move |lab: &Lab| {
+            for seed in 1..=20 {
+                let folder = as_expected(lab, scenario, "nbcon", seed);
+                let events = events(folder.path());
+                let words = UNFIXED.iter().find(|(unfixed, _)| *unfixed == scenario);
+                assert!(!words.is_some_and(|(_, words)| events.contains(words)));
+            }
+        };
+        let trial = lab.trial(format!("linux::twenty_times_{scenario}_nbcon"), test);
+        trials.push(trial.with_ignored_flag(true));
+    }
+    for (scenario, words) in UNFIXED {
+        let name = format!("linux::twenty_times_{scenario}_nbcon-unfixed");
+        let trial = lab.trial(name, move |lab| {
+            a_thread_waits_for_ever(lab, scenario, words)
+        });
+        trials.push(trial.with_ignored_flag(true));
+    }
     for kernel in KERNELS {
         let test = move |lab: &Lab| the_kernel_stops_by_its_protocol(lab, kernel);
         trials.push(lab.trial(format!("linux::console-locked_{kernel}"), test));
@@ -109,7 +153,18 @@ pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
 }
 
 /// Runs a scenario as its file expects it, and has the evidence judged again; the evidence.
-fn as_expected(lab: &Lab, scenario: &str, kernel: &str, seed: u32) -> tempfile::TempDir {
+pub(crate) fn as_expected(lab: &Lab, scenario: &str, kernel: &str, seed: u32) -> tempfile::TempDir {
+    judged_alike(lab, scenario, kernel, seed, 0).0
+}
+
+/// Runs a scenario, and has the evidence judged again; the evidence, and what is said of it. Exit code 1 is a surprise.
+fn judged_alike(
+    lab: &Lab,
+    scenario: &str,
+    kernel: &str,
+    seed: u32,
+    code: i32,
+) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let (subject, seed) = (format!("linux:{kernel}"), seed.to_string());
     let arguments = ["run", scenario, "--subject", &subject, "--seed", &seed];
@@ -117,13 +172,34 @@ fn as_expected(lab: &Lab, scenario: &str, kernel: &str, seed: u32) -> tempfile::
         .vmm(arguments.iter().chain(&["--json", "--out", "evidence"]))
         .within(folder.path())
         .run()
-        .exits(0);
+        .exits(code);
     let judged = Vmm::new(["judge", "evidence", "--json"])
         .within(folder.path())
         .run()
-        .exits(0);
+        .exits(code);
     assert_eq!(run.stdout, judged.stdout);
-    folder
+    (folder, run.stdout)
+}
+
+/// The report of June 2025: the thread that lost the console to the CPU that panics waits for it with interrupts masked, and its CPU is
+/// stopped by nothing but an NMI.
+fn a_thread_waits_for_ever(lab: &Lab, scenario: &str, words: &str) {
+    for seed in 1..=20 {
+        let (folder, verdicts) = judged_alike(lab, scenario, "nbcon-unfixed", seed, 1);
+        let broken: Vec<&str> = (verdicts.split('{'))
+            .filter(|rule| rule.contains(r#""verdict":"broken""#))
+            .collect();
+        assert!(
+            broken.len() == 1 && broken[0].contains(r#""rule":"spared""#),
+            "seed {seed}: {verdicts}"
+        );
+        let events = events(folder.path());
+        assert!(events.contains(words), "seed {seed}:\n{events}");
+    }
+}
+
+fn events(folder: &Path) -> String {
+    fs::read_to_string(folder.join("evidence/events.txt")).unwrap()
 }
 
 /// What it does tells by which protocol it stops, and it breaks what that breaks. The two v1 kernels have the same symbols.
@@ -134,7 +210,7 @@ fn the_kernel_stops_by_its_protocol(lab: &Lab, kernel: &str) {
     assert!(setting.contains(&protocol), "{setting}");
     met_whole_or_cut(folder.path(), kernel);
     // The GIC and the stack say so, too: what is active, and what the interrupted code had masked (Linux 6.12's priorities).
-    let events = fs::read_to_string(folder.path().join("evidence/events.txt")).unwrap();
+    let events = events(folder.path());
     let (took, active) = match kernel {
         "nmi-only" => ("0/c0 takes by=nmi", "active sgi=3 priority=128"),
         _ => ("0/e0 takes by=irq", "active sgi=2 priority=192"),

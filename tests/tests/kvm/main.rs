@@ -6,6 +6,7 @@ mod boot;
 mod console;
 mod errors;
 mod hostile;
+mod kdump;
 mod lab;
 mod linux;
 mod matrix;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
     trials.extend(console::trials(&shared));
     trials.extend(errors::trials(&shared));
     trials.extend(hostile::trials(&shared));
+    trials.extend(kdump::trials(&shared));
     trials.extend(lab::trials(&shared));
     trials.extend(linux::trials(&shared));
     trials.extend(matrix::trials(&shared));

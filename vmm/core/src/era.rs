@@ -388,6 +388,11 @@ mod tests {
             assert!(matches!(era, Era::OneOf(_)));
             assert_eq!(possible(&era), V1);
         }
+        // 7.2, whose console is nbcon: nothing of that is a sign.
+        assert_eq!(
+            era(include_str!("../../../tests/corpus/symbols-nbcon.txt")),
+            told("irq-then-nmi")
+        );
         // Debian's 6.12, and its 6.1 without variables.
         assert_eq!(
             era(include_str!("../../../tests/corpus/symbols-6.12.txt")),

@@ -65,6 +65,7 @@ fn what() -> impl Strategy<Value = What> {
         }),
         note().prop_map(What::Notes),
         note().prop_map(What::CaptureNote),
+        text().prop_map(What::CaptureFails),
         (
             select(Word::ALL.to_vec()),
             select(vec![
@@ -82,6 +83,7 @@ fn what() -> impl Strategy<Value = What> {
         )
             .prop_map(|(at, manner, until)| What::Holds { at, manner, until }),
         (0u8..16, any::<u8>()).prop_map(|(sgi, priority)| What::Active { sgi, priority }),
+        (0u8..16).prop_map(|sgi| What::Pending { sgi }),
         text().prop_map(What::Runs),
         select(vec![
             What::Returns,
@@ -165,11 +167,11 @@ fn evidence() -> impl Strategy<Value = Evidence> {
         runs,
         rungs,
         end,
-        (events, places(), pstore),
+        (events, places(), pstore, proptest::option::of(bytes())),
         select(PROTOCOLS.to_vec()),
     )
         .prop_map(
-            |(names, runs, rungs, end, (events, places, pstore), protocol)| {
+            |(names, runs, rungs, end, (events, places, pstore, dmesg), protocol)| {
                 let (subject, scenario, host, build_id) = names;
                 let (pseudo_nmi, ack_located, capture, seed, online) = runs;
                 Evidence {
@@ -194,6 +196,7 @@ fn evidence() -> impl Strategy<Value = Evidence> {
                     end,
                     scenario,
                     pstore,
+                    dmesg,
                 }
             },
         )
@@ -207,6 +210,7 @@ proptest! {
         let own: Vec<&str> = names.iter().filter(|name| !OPTIONAL.contains(*name)).copied().collect();
         prop_assert_eq!(&own, &NAMES);
         let kept = evidence.pstore.as_ref().map_or(0, |kept| 1 + usize::from(kept.found.is_some()));
+        let kept = kept + usize::from(evidence.dmesg.is_some());
         prop_assert_eq!(names.len(), NAMES.len() + kept);
         let read = Evidence::from_files(&files).expect("what was written is read");
         prop_assert_eq!(&read, &evidence);

@@ -340,6 +340,26 @@ const MUTANTS: &[Mutant] = &[
         },
         breaks: &[Rule::Spared],
     },
+    Mutant {
+        name: "who was let go stays where it is, and is named",
+        scenario: LOCKED,
+        protocol: NOW,
+        damage: |e| {
+            let released = at(e, 1, |what| matches!(what, What::Releases));
+            let rest = e.events.split_off(released + 1);
+            e.events
+                .extend(rest.into_iter().filter(|event| event.cpu != CpuId(1)));
+            let returns = at(e, 0, |what| matches!(what, What::Returns));
+            let named = What::Logs {
+                level: 4,
+                text: "SMP: failed to stop secondary CPUs 1".into(),
+                shown: true,
+            };
+            insert(e, returns - 1, 0, named);
+            whole_wire(e);
+        },
+        breaks: &[Rule::Spared],
+    },
     // console-intact
     Mutant {
         name: "a byte of the wire is lost",

@@ -115,6 +115,13 @@ fn scenario() -> impl Strategy<Value = Scenario> {
                 let (name, why, source) = names;
                 let [pseudo_nmi, sdei, can_die, late_stores] = flags;
                 let offline = CpuSet::from_bits(1 << 7);
+                let capture = match after {
+                    Onward::Kexec => Capture {
+                        online: CpuSet::from_bits(0b110),
+                        expect: BTreeMap::clone(&expect),
+                    },
+                    _ => Capture::default(),
+                };
                 let cpus = CPUS;
                 Scenario {
                     name,
@@ -133,6 +140,7 @@ fn scenario() -> impl Strategy<Value = Scenario> {
                     holds,
                     exercises,
                     expect,
+                    capture,
                     explore,
                 }
             },

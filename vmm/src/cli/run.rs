@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use guest_abi::protocol::{PROTOCOLS, Protocol, Word};
-use vmm_core::evidence::StopKind;
+use vmm_core::evidence::{Onward, StopKind};
 use vmm_core::scenario::Scenario;
 
 pub(super) use conditions::Conditions;
@@ -67,12 +67,22 @@ pub(super) struct Args {
     /// Where a stopping CPU of a Linux kernel acks (online-mask, online-count, stop-mask, counter), whatever its symbols say
     #[arg(long, value_name = "WORD", value_parser = word)]
     ack: Option<Word>,
+    /// What a panicking Linux kernel goes on to where the scenario has it leave for a capture kernel: a guest's NAME or a PATH; the kernel
+    /// itself if not given
+    #[arg(long, value_name = "KERNEL")]
+    capture: Option<String>,
+    /// How many MiB a Linux kernel reserves for its capture kernel [default: 128]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=256))]
+    crashkernel: Option<u32>,
     /// After the run start the Linux kernel again around the same memory, and see what pstore has for it
     #[arg(long)]
     warm_reset: bool,
     /// The Linux kernel, where it shall not be looked for
     #[arg(long, value_name = "FILE", hide = true)]
     kernel: Option<PathBuf>,
+    /// The capture kernel, where it shall not be looked for
+    #[arg(long, value_name = "FILE", hide = true)]
+    capture_kernel: Option<PathBuf>,
     /// The initramfs of a Linux guest, where it shall not be looked for
     #[arg(long, value_name = "FILE", hide = true)]
     initramfs: Option<PathBuf>,
@@ -133,6 +143,8 @@ pub(super) struct Wanted {
     subjects: Vec<Subject>,
     /// Where the payload is, if it is run.
     payload: PathBuf,
+    /// Where the capture kernel is, if it is another one.
+    capture: Option<PathBuf>,
 }
 
 impl Args {
@@ -144,6 +156,7 @@ impl Args {
         };
         let mut inputs = vec![files.kernel.clone(), files.initramfs.clone()];
         inputs.extend(self.vmlinux.clone());
+        inputs.extend(wanted.capture.clone());
         if self.scenario.ends_with(".toml") {
             inputs.push(PathBuf::from(&self.scenario));
         }
@@ -157,8 +170,10 @@ impl Args {
             ("--kernel", &files.kernel),
             ("--initramfs", &files.initramfs),
         ];
+        let capture = wanted.capture.iter().map(|path| ("--capture-kernel", path));
         let more = named
             .into_iter()
+            .chain(capture)
             .flat_map(|(option, path)| [OsString::from(option), path.into()]);
         Ok((needs, more.collect()))
     }
@@ -177,8 +192,31 @@ impl Args {
             return Err("--out keeps one run, and --repeat makes more".to_owned());
         }
         let mut payload = PathBuf::new();
+        let mut capture = None;
         if let [Subject::Linux { .. }] = subjects[..] {
             linux::check(&scenario).map_err(|unfit| unfit.to_string())?;
+            let leaves = scenario.after == Onward::Kexec;
+            let given = [
+                ("--capture", self.capture.is_some()),
+                ("--crashkernel", self.crashkernel.is_some()),
+            ];
+            if let Some((option, _)) = given.iter().find(|(_, given)| *given && !leaves) {
+                return Err(format!(
+                    "{option} is for scenarios that go on to a capture kernel (after = \"kexec\"), and {} does not",
+                    scenario.name
+                ));
+            }
+            if self.warm_reset && leaves {
+                return Err(format!(
+                    "--warm-reset: {} goes on to a capture kernel, which begins pstore's console anew",
+                    scenario.name
+                ));
+            }
+            capture = match (&self.capture, &self.capture_kernel) {
+                (None, _) => None,
+                (Some(_), Some(path)) => Some(path.clone()),
+                (Some(what), None) => Some(linux::kernel(what).map_err(|error| error.to_string())?),
+            };
             let given = [
                 ("--schedule", self.schedule.is_some()),
                 ("--swap", self.swap.is_some()),
@@ -199,6 +237,8 @@ impl Args {
                 ("--ack", self.ack.is_some()),
                 ("--vmlinux", self.vmlinux.is_some()),
                 ("--warm-reset", self.warm_reset),
+                ("--capture", self.capture.is_some()),
+                ("--crashkernel", self.crashkernel.is_some()),
             ];
             if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
                 return Err(format!(
@@ -226,6 +266,7 @@ impl Args {
             scenario,
             subjects,
             payload,
+            capture,
         })
     }
 

@@ -131,7 +131,7 @@ impl Kernel {
     }
 }
 
-fn unpack(file: Vec<u8>) -> Result<Vec<u8>, Error> {
+pub(super) fn unpack(file: Vec<u8>) -> Result<Vec<u8>, Error> {
     const GZIP: [u8; 2] = [0x1f, 0x8b];
     if !file.starts_with(&GZIP) {
         return Ok(file);

@@ -86,6 +86,15 @@ fn seeds(seed: u64) -> fdt::Seeds {
     }
 }
 
+/// A kernel's file as it is to be loaded: unpacked, if it is packed.
+pub fn unpacked(kernel: Blob) -> Result<Vec<u8>, Error> {
+    let failed = |source| layout::Error::Kernel {
+        path: kernel.name,
+        source,
+    };
+    Ok(kernel::unpack(kernel.bytes).map_err(failed)?)
+}
+
 /// As many vCPUs as a guest can have.
 pub(crate) fn check_cpus(cpus: usize) -> Result<(), Error> {
     if (1..=map::CPUS_MOST).contains(&cpus) {

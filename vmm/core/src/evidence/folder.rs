@@ -28,8 +28,9 @@ pub const NAMES: [&str; 9] = [
     "wire.bin",
 ];
 
-/// Files that are there where a run has what they hold: the console that pstore keeps, and what a kernel found of it after a reset.
-pub const OPTIONAL: [&str; 2] = ["pstore.bin", "pstore-found.bin"];
+/// Files that are there where a run has what they hold: the console that pstore keeps, what a kernel found of it after a reset, and the
+/// log in a vmcore.
+pub const OPTIONAL: [&str; 3] = ["pstore.bin", "pstore-found.bin", "vmcore-dmesg.txt"];
 
 /// Why a folder is no evidence.
 #[derive(Debug, thiserror::Error)]
@@ -173,6 +174,9 @@ impl Evidence {
                 put(OPTIONAL[1], found.clone());
             }
         }
+        if let Some(dmesg) = &self.dmesg {
+            put(OPTIONAL[2], dmesg.clone());
+        }
         Self::seal(&mut files);
         files
     }
@@ -272,7 +276,7 @@ impl Evidence {
             return Err(EvidenceError::LeftOver(name));
         }
         let scenario = text(&own, "scenario.toml")?.to_owned();
-        let [console, found] = OPTIONAL.map(|name| own.get(name).cloned());
+        let [console, found, dmesg] = OPTIONAL.map(|name| own.get(name).cloned());
         let pstore = match (console, found) {
             (Some(console), found) => Some(Pstore { console, found }),
             (None, None) => None,
@@ -285,6 +289,7 @@ impl Evidence {
             end,
             scenario,
             pstore,
+            dmesg,
         })
     }
 }

@@ -300,6 +300,7 @@ fn verb(what: &What, bytes: &mut Bytes) -> String {
         What::Parks => "parks".to_owned(),
         What::PowersOff => "powers-off".to_owned(),
         What::Active { sgi, priority } => format!("active sgi={sgi} priority={priority}"),
+        What::Pending { sgi } => format!("pending sgi={sgi}"),
         What::Unplugs => "unplugs".to_owned(),
         What::ComesUp => "comes-up".to_owned(),
         What::Holds { at, manner, until } => {
@@ -315,6 +316,7 @@ fn verb(what: &What, bytes: &mut Bytes) -> String {
         What::Runs(text) => format!("runs text={}", Quoted(text)),
         What::CaptureUp => "capture-up".to_owned(),
         What::CaptureNote(note) => format!("capture-note note={}", bytes.push_note(note)),
+        What::CaptureFails(why) => format!("capture-fails text={}", Quoted(why)),
     }
 }
 
@@ -454,6 +456,9 @@ fn parse_verb(fields: &mut Fields<'_>, bytes: &mut Reader<'_>) -> Result<What, L
         "self-stops" => What::SelfStops,
         "parks" => What::Parks,
         "powers-off" => What::PowersOff,
+        "pending" => What::Pending {
+            sgi: number(fields.value("sgi")?)?,
+        },
         "active" => What::Active {
             sgi: fields.number("sgi")?,
             priority: fields.number("priority")?,
@@ -482,6 +487,7 @@ fn parse_verb(fields: &mut Fields<'_>, bytes: &mut Reader<'_>) -> Result<What, L
         "runs" => What::Runs(fields.text()?),
         "capture-up" => What::CaptureUp,
         "capture-note" => What::CaptureNote(bytes.note(fields.value("note")?)?),
+        "capture-fails" => What::CaptureFails(fields.text()?),
         _ => return Err(unknown(verb, "verb")),
     })
 }

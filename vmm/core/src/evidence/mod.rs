@@ -23,8 +23,7 @@ pub use line::LineError;
 pub use note::{Note, NoteState, Regs};
 pub use place::{Place, PlaceKind, Places};
 pub use trace::{Rows, Trace};
-pub(crate) use wire::without_prefix;
-pub use wire::{MetLine, without_repeats};
+pub use wire::{MetLine, without_prefix, without_repeats};
 pub use witness::{Has, Witnesses};
 
 use crate::arm::{CpuId, CpuSet};
@@ -47,6 +46,8 @@ pub struct Evidence {
     pub scenario: String,
     /// What is kept over a warm reset, where the guest has a place for that.
     pub pstore: Option<Pstore>,
+    /// The log as a capture kernel read it from its vmcore, if one did.
+    pub dmesg: Option<Vec<u8>>,
 }
 
 /// The console as pstore keeps it (ramoops).
@@ -298,6 +299,11 @@ pub enum What {
         /// Its priority; a lower one is more urgent (GICv3 IHI 0069, 4.8).
         priority: u8,
     },
+    /// This SGI is pending on it: it was sent, and has not been taken.
+    Pending {
+        /// Its INTID.
+        sgi: u8,
+    },
     /// Is gone by hot-unplug.
     Unplugs,
     /// Has come online.
@@ -319,4 +325,6 @@ pub enum What {
     CaptureUp,
     /// The capture kernel's vmcore shows this note.
     CaptureNote(Arc<Note>),
+    /// The capture kernel does not come up, or cannot do what it is for.
+    CaptureFails(Arc<str>),
 }

@@ -150,6 +150,7 @@ pub(crate) fn say(places: &Places, what: &What) -> String {
         What::SelfStops => "stops itself".to_owned(),
         What::Parks => "parks".to_owned(),
         What::PowersOff => "powers off".to_owned(),
+        What::Pending { sgi } => format!("SGI {sgi} is pending"),
         What::Active { sgi, priority } => format!("SGI {sgi} is active, priority {priority:#x}"),
         What::Unplugs => "is unplugged".to_owned(),
         What::ComesUp => "comes online".to_owned(),
@@ -166,6 +167,7 @@ pub(crate) fn say(places: &Places, what: &What) -> String {
         What::Runs(text) => format!("runs {text}"),
         What::CaptureUp => "the capture kernel is up".to_owned(),
         What::CaptureNote(note) => format!("vmcore note {}", note.state()),
+        What::CaptureFails(why) => format!("the capture kernel: {why}"),
     }
 }
 

@@ -90,7 +90,7 @@ pub fn without_repeats(text: &str) -> String {
 
 /// A line without what Linux puts before a record's text: `[    4.798868] `, and with CONFIG_PRINTK_CALLER `[    T1] ` or
 /// `[    C0] ` behind it (kernel/printk/printk.c, info_print_prefix()).
-pub(crate) fn without_prefix(line: &[u8]) -> &[u8] {
+pub fn without_prefix(line: &[u8]) -> &[u8] {
     let bracketed = |line: &[u8], inner: fn(&[u8]) -> bool| {
         let end = line.iter().position(|byte| *byte == b']')?;
         let inside = line[..end].strip_prefix(b"[")?.trim_ascii_start();

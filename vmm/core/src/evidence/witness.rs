@@ -73,18 +73,29 @@ impl<'a> Lines<'a> {
 impl Witnesses {
     /// None where there is no other witness than the wire.
     pub fn of(evidence: &Evidence) -> Option<Self> {
-        let pstore = evidence.pstore.as_ref()?;
         let wire: Vec<u8> = (evidence.events.iter())
             .flat_map(|event| match &event.what {
                 What::Wire(bytes) => bytes.to_vec(),
                 _ => Vec::new(),
             })
             .collect();
-        let mut names = vec!["the wire", "pstore"];
-        let mut witnesses = vec![Lines::new(&wire), Lines::new(&pstore.console)];
-        if let Some(found) = &pstore.found {
-            names.push("pstore after the reset");
-            witnesses.push(Lines::new(found));
+        let pstore = evidence.pstore.as_ref();
+        let texts = [
+            ("the wire", Some(&wire)),
+            ("pstore", pstore.map(|pstore| &pstore.console)),
+            (
+                "pstore after the reset",
+                pstore.and_then(|pstore| pstore.found.as_ref()),
+            ),
+            ("the vmcore", evidence.dmesg.as_ref()),
+        ];
+        let there = texts
+            .into_iter()
+            .filter_map(|(name, text)| Some((name, text?)));
+        let (names, mut witnesses): (Vec<_>, Vec<_>) =
+            there.map(|(name, text)| (name, Lines::new(text))).unzip();
+        if names.len() == 1 {
+            return None;
         }
         let rows = evidence
             .events

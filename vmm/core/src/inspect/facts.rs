@@ -321,17 +321,16 @@ impl<'m, M: Memory + ?Sized> Kernel<'m, M> {
         })
     }
 
-    /// `console_sem` is a `struct semaphore`: a raw spinlock of 4 bytes, the count, the list of those who wait. Lock
-    /// debugging makes the spinlock larger: then what should be the list holds no pointers.
+    /// `console_sem` is a `struct semaphore`: a raw spinlock of 4 bytes, the count, and the list of those who wait or, in 7.2, a pointer
+    /// to the first of them. Lock debugging makes the spinlock larger: then what should be the count is none.
     fn semaphore_held(&self) -> Result<bool, InspectError> {
-        let bytes: [u8; 24] = self
+        let bytes: [u8; 16] = self
             .space
             .array("console_sem", self.symbol("console_sem")?)?;
         let (words, _) = bytes.as_chunks::<8>();
-        let [lock_and_count, next, previous] = [0, 1, 2].map(|n| u64::from_le_bytes(words[n]));
-        if !KernelVa(next).is_upper() || !KernelVa(previous).is_upper() {
-            let what = format!("{next:#x} and {previous:#x} are no list of waiters");
-            return Err(damaged("console_sem", what));
+        let [lock_and_count, first] = [0, 1].map(|n| u64::from_le_bytes(words[n]));
+        if first != 0 && !KernelVa(first).is_upper() {
+            return Err(damaged("console_sem", format!("{first:#x} is no waiter")));
         }
         match lock_and_count >> 32 {
             0 => Ok(true),

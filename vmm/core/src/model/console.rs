@@ -146,6 +146,7 @@ impl ThreadWriting {
             ThreadAt::Lock => Some(Point::ConsoleLock),
             ThreadAt::FirstHalf => Some(Point::ConsoleLocked),
             ThreadAt::LeaveFirst => Some(Point::ConsoleMid),
+            ThreadAt::EnterSecond => Some(Point::ConsoleSafe),
             ThreadAt::LeaveSecond => Some(Point::ConsoleUnlock),
             ThreadAt::Release => Some(Point::ConsoleCount),
             _ => None,
@@ -428,8 +429,8 @@ impl Model {
                 }
                 ThreadAt::Unlock
             }
-            // A thread that lost the console does not take it again once another CPU panics (Linux commit
-            // 571c1ea91a73, "printk: nbcon: Allow reacquire during panic", in v6.17).
+            // Linux's thread takes a console that it has lost once more, to put the UART in order, which a panic has not kept it
+            // from since Linux commit 571c1ea91a73 ("printk: nbcon: Allow reacquire during panic", in v6.17).
             ThreadAt::Unlock => {
                 self.state.port = None;
                 ThreadAt::Lock

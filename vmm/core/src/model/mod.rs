@@ -198,6 +198,7 @@ pub fn run(
         end: End::Complete,
         scenario: scenario.to_string(),
         pstore: None,
+        dmesg: None,
     };
     Ok(Run { evidence, taken })
 }

@@ -64,6 +64,7 @@ pub(super) struct Known {
     pub(super) console: Console,
     pub(super) left_for_capture: bool,
     pub(super) capture_up: bool,
+    pub(super) capture_failed: bool,
     /// The machine was reset: what was not done by then is nobody's fault.
     pub(super) reset: bool,
 }
@@ -92,6 +93,8 @@ pub(super) struct Cpu {
     /// The registers that its first stop interrupt met.
     pub(super) interrupted: Option<Interrupted>,
     pub(super) note: Option<Arc<Note>>,
+    /// Its note when the sender left for the capture kernel.
+    pub(super) note_then: Option<Arc<Note>>,
     pub(super) hold: Option<Hold>,
     pub(super) released_at: Option<u64>,
     /// No grace could have freed it, and it was stopped in the section, or a ladder ended while it was there.
@@ -200,6 +203,7 @@ impl Facts {
             console: Console::default(),
             left_for_capture: false,
             capture_up: false,
+            capture_failed: false,
             reset: false,
         };
         Self {
@@ -316,7 +320,12 @@ impl Facts {
                 }
             }
             What::Goes(onward) => {
-                known.left_for_capture |= *onward == Onward::Kexec;
+                if *onward == Onward::Kexec {
+                    known.left_for_capture = true;
+                    for cpu in &mut known.cpus {
+                        cpu.note_then = cpu.note.clone();
+                    }
+                }
                 known.reset |= *onward == Onward::Reset;
             }
             What::Logs { text, shown, .. } => {
@@ -363,6 +372,7 @@ impl Facts {
                 *cpu = Cpu {
                     up: true,
                     note: cpu.note.clone(),
+                    note_then: cpu.note_then.clone(),
                     ..Cpu::default()
                 };
             }
@@ -383,8 +393,9 @@ impl Facts {
                 cpu.released_at = Some(event.at_us);
             }
             What::CaptureUp => known.capture_up = true,
-            // A witness beside `takes`, for people.
-            What::Active { .. } => {}
+            What::CaptureFails(_) => known.capture_failed = true,
+            // Witnesses beside `takes`, for people.
+            What::Active { .. } | What::Pending { .. } => {}
         }
     }
 }

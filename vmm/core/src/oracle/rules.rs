@@ -1,6 +1,7 @@
 //! The rules: each a function of what was known and what happened, and the source that it quotes.
 
 use std::fmt;
+use std::sync::Arc;
 
 use guest_abi::protocol::{FAILED, RETRY_NMI, RETRY_SDEI, Request, STOPPING};
 
@@ -120,7 +121,7 @@ pub static ROWS: [Row; 13] = [
     },
     Row {
         rule: Rule::Spared,
-        owes: "A CPU that is free, or whose hold ends within half of the grace, is not stopped inside the console's critical section.",
+        owes: "A CPU that is free, or whose hold ends within half of the grace, is neither stopped nor left inside the console's critical section.",
         source: "the patch: \"First, we'll try to stop other CPUs with a normal IPI and wait a second. This gives them a chance to leave critical sections.\"",
         missing: "no CPU was inside the critical section when the stop was requested and free to leave it in time",
         needs_ack: false,
@@ -201,7 +202,7 @@ pub static ROWS: [Row; 13] = [
     },
     Row {
         rule: Rule::CaptureBoots,
-        owes: "The capture kernel reaches user space, and its vmcore's notes are these notes.",
+        owes: "The capture kernel reaches user space, its vmcore's notes are these notes, and a CPU that it is to bring online comes.",
         source: "Documentation/admin-guide/kdump/kdump.rst",
         missing: "no capture kernel was loaded and entered",
         needs_ack: false,
@@ -326,11 +327,29 @@ fn note_once(facts: &Facts, event: &Event) -> Said {
 }
 
 fn spared(facts: &Facts, event: &Event) -> Said {
-    let cpu = facts.known.cpu(event.cpu);
-    if !cpu.in_section || facts.known.first_request.is_none() || cpu.interrupted.is_some() {
+    if facts.known.first_request.is_none() {
         return Said::Nothing;
     }
     let half = facts.fixed.grace_us / 2;
+    if let (What::Returns, Some(climb)) = (&event.what, facts.known.climb(event.cpu)) {
+        // A CPU that calls a stop of its own may print in it.
+        let stays = |cpu: &CpuId| {
+            let known = facts.known.cpu(*cpu);
+            let inside = known.in_section && !known.stopped() && known.interrupted.is_none();
+            inside && !facts.known.callers.contains(*cpu) && facts.free_before(*cpu, half + 1)
+        };
+        let left = climb.others.iter().find(stays);
+        return left.map_or(Said::Nothing, |cpu| {
+            let text = format!(
+                "the stop returns and leaves it inside the critical section, which it could have left within {half} us"
+            );
+            Said::Broken(cpu, text)
+        });
+    }
+    let cpu = facts.known.cpu(event.cpu);
+    if !cpu.in_section || cpu.interrupted.is_some() {
+        return Said::Nothing;
+    }
     let protected = facts.free_before(event.cpu, half + 1);
     match event.what {
         What::Takes {
@@ -505,15 +524,18 @@ fn stays_stopped(facts: &Facts, event: &Event) -> Said {
         | What::Parks
         | What::PowersOff
         | What::Active { .. }
+        | What::Pending { .. }
         | What::Unplugs
         | What::ComesUp => return Said::Nothing,
         What::Takes {
             by: Interrupt::Stop(_),
             ..
         } => return Said::Nothing,
-        What::Holds { .. } | What::Releases | What::CaptureUp | What::CaptureNote(_) => {
-            return Said::Nothing;
-        }
+        What::Holds { .. }
+        | What::Releases
+        | What::CaptureUp
+        | What::CaptureNote(_)
+        | What::CaptureFails(_) => return Said::Nothing,
         What::Takes {
             by: Interrupt::Foreign,
             ..
@@ -630,18 +652,21 @@ fn bounded_ended(facts: &Facts) -> Said {
 fn capture_boots(facts: &Facts, event: &Event) -> Said {
     match &event.what {
         What::CaptureNote(note) => {
-            let left = facts.known.cpu(event.cpu).note.as_deref();
-            let same = match left {
-                Some(left) => left == &**note,
+            // A capture kernel looks for notes when it boots: one that is stored later may be in its vmcore, or not.
+            let own = facts.known.cpu(event.cpu);
+            let is = |left: &Option<Arc<Note>>| match left {
+                Some(left) => **left == **note,
                 None => note.state() == NoteState::Empty,
             };
-            if same {
+            let late = facts.known.left_for_capture && is(&own.note_then);
+            if is(&own.note) || late {
                 Said::Nothing
             } else {
                 Said::Broken(event.cpu, "the vmcore shows another note".to_owned())
             }
         }
         What::CaptureUp if facts.known.left_for_capture => Said::Kept,
+        What::CaptureFails(why) => Said::Broken(event.cpu, why.to_string()),
         _ => Said::Nothing,
     }
 }
@@ -650,7 +675,7 @@ fn capture_boots_ended(facts: &Facts) -> Said {
     let known = &facts.known;
     let left = facts.fixed.capture && known.left_for_capture;
     match known.climbs.first().map(|climb| climb.cpu) {
-        Some(cpu) if left && !known.capture_up => Said::Broken(
+        Some(cpu) if left && !known.capture_up && !known.capture_failed => Said::Broken(
             cpu,
             "it left for the capture kernel, which never reached user space".to_owned(),
         ),

@@ -60,8 +60,19 @@ pub struct Scenario {
     pub exercises: BTreeSet<Rule>,
     /// By protocol, the exact set of rules that the run breaks as the holds direct it.
     pub expect: BTreeMap<String, BTreeSet<Rule>>,
+    /// What comes of it where there is a capture kernel.
+    pub capture: Capture,
     /// How it is explored.
     pub explore: Explore,
+}
+
+/// What a capture kernel is to do, and what comes of that. Only Linux has one.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Capture {
+    /// CPUs that it is to bring online.
+    pub online: CpuSet,
+    /// By protocol, the exact set of rules that a run with a capture kernel breaks. Empty: the same as without.
+    pub expect: BTreeMap<String, BTreeSet<Rule>>,
 }
 
 /// How a scenario is explored: over all orders of its CPUs' steps.
@@ -163,6 +174,12 @@ impl Scenario {
     /// What this protocol is expected to break as the holds direct it; nothing where the scenario is silent.
     pub fn expected(&self, protocol: &str) -> BTreeSet<Rule> {
         self.expect.get(protocol).cloned().unwrap_or_default()
+    }
+
+    /// What it breaks under this protocol where there is a capture kernel.
+    pub fn expected_with_capture(&self, protocol: &str) -> BTreeSet<Rule> {
+        let expect = self.capture.expect.get(protocol).cloned();
+        expect.unwrap_or_else(|| self.expected(protocol))
     }
 
     /// Whether it says in which order its CPUs come. Otherwise only a subject that moves one CPU after the other has an order that is

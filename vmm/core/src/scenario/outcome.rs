@@ -29,6 +29,7 @@ impl Outcome {
         let directed = is_directed(scenario, evidence);
         // A run that nothing directs may break what some order breaks, and what it did break is then as expected.
         let expected = match directed {
+            true if evidence.setting.capture => scenario.expected_with_capture(protocol),
             true => scenario.expected(protocol),
             false => {
                 let some_order = scenario.expected_of_exploration(protocol);

@@ -6,8 +6,8 @@ use guest_abi::point::Point;
 use guest_abi::protocol::{PROTOCOLS, Protocol};
 
 use super::{
-    Cause, Does, Driver, Explore, FORMAT, Family, Hold, HoldUntil, MAX_CPUS, Passing, Scenario,
-    Task,
+    Capture, Cause, Does, Driver, Explore, FORMAT, Family, Hold, HoldUntil, MAX_CPUS, Passing,
+    Scenario, Task,
 };
 use crate::arm::{CpuId, CpuSet};
 use crate::document::{self, DeValue, DocumentError, Read, Table, Value, Words, Wrong};
@@ -116,6 +116,7 @@ const KEYS: &[&str] = &[
     "hold",
     "exercises",
     "expect",
+    "capture",
     "explore",
     "variant",
 ];
@@ -158,7 +159,8 @@ fn variant(value: &Value<'_>, own: &Scenario) -> Read<Scenario> {
             [Some(task.cpu), task.after.map(|after| after.cpu), to]
         });
         let named = holds.chain(tasks).flatten().map(|cpu| cpu.0);
-        let least = named.chain(own.offline.iter().map(|cpu| cpu.0)).max();
+        let sets = own.offline.iter().chain(own.capture.online.iter());
+        let least = named.chain(sets.map(|cpu| cpu.0)).max();
         scenario.cpus = cpus.number(1..=i64::from(MAX_CPUS))? as u16;
         if let Some(most) = least.filter(|most| *most >= scenario.cpus) {
             return cpus.wrong(format!("the scenario has CPU {most} do something"));
@@ -184,6 +186,7 @@ fn variant(value: &Value<'_>, own: &Scenario) -> Read<Scenario> {
     if let Some(value) = table.get("expect") {
         scenario.expect = expect(&value)?;
         scenario.explore.expect.clear();
+        scenario.capture.expect.clear();
     }
     table.end(&["cpus", "pseudo_nmi", "stop", "exercises", "expect"])?;
     Ok(scenario)
@@ -287,6 +290,15 @@ fn scenario(top: &mut Table<'_>) -> Read<Scenario> {
     let expect = top
         .get("expect")
         .map_or(Ok(BTreeMap::new()), |value| expect(&value))?;
+    let capture = match top.get("capture") {
+        None => Capture::default(),
+        Some(value) if onward != Onward::Kexec => {
+            return value.wrong(
+                "there is no capture kernel but on the way to one; `after = \"kexec\"` is meant",
+            );
+        }
+        Some(value) => capture(&value, cpus)?,
+    };
     let explore = top
         .get("explore")
         .map_or(Ok(Explore::default()), |value| explore(&value))?;
@@ -307,6 +319,7 @@ fn scenario(top: &mut Table<'_>) -> Read<Scenario> {
         holds,
         exercises,
         expect,
+        capture,
         explore,
     })
 }
@@ -430,6 +443,19 @@ fn expect(value: &Value<'_>) -> Read<BTreeMap<String, BTreeSet<Rule>>> {
     }
     table.end(&names)?;
     Ok(expect)
+}
+
+fn capture(value: &Value<'_>, cpus: u16) -> Read<Capture> {
+    let mut table = value.table()?;
+    let mut online = CpuSet::new();
+    for cpu in table.list("online")? {
+        online.insert(cpu.cpu(cpus)?);
+    }
+    let expect = table
+        .get("expect")
+        .map_or(Ok(BTreeMap::new()), |value| expect(&value))?;
+    table.end(&["online", "expect"])?;
+    Ok(Capture { online, expect })
 }
 
 fn explore(value: &Value<'_>) -> Read<Explore> {

@@ -1,9 +1,10 @@
-//! Scenario to TOML: every key, in the order of docs/scenarios.md.
+//! Scenario to TOML, in the order of docs/scenarios.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::{Cause, Does, FORMAT, HoldUntil, Passing, Scenario};
+use super::{Capture, Cause, Does, FORMAT, HoldUntil, Passing, Scenario};
+use crate::arm::CpuSet;
 use crate::document::Words;
 use crate::oracle::Rule;
 
@@ -39,6 +40,11 @@ fn expect(
         .try_for_each(|(protocol, broken)| writeln!(f, "{protocol} = {}", rules(broken)))
 }
 
+fn cpus(set: &CpuSet) -> String {
+    let cpus: Vec<String> = set.iter().map(|cpu| cpu.to_string()).collect();
+    format!("[{}]", cpus.join(", "))
+}
+
 impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "format = {FORMAT}")?;
@@ -46,8 +52,7 @@ impl fmt::Display for Scenario {
         writeln!(f, "why = {}", text(&self.why))?;
         writeln!(f, "source = {}", text(&self.source))?;
         writeln!(f, "cpus = {}", self.cpus)?;
-        let offline: Vec<String> = self.offline.iter().map(|cpu| cpu.to_string()).collect();
-        writeln!(f, "offline = [{}]", offline.join(", "))?;
+        writeln!(f, "offline = {}", cpus(&self.offline))?;
         writeln!(f, "pseudo_nmi = {}", self.pseudo_nmi)?;
         writeln!(f, "sdei = {}", self.sdei)?;
         writeln!(f, "can_die = {}", self.can_die)?;
@@ -86,6 +91,11 @@ impl fmt::Display for Scenario {
             writeln!(f, "manner = \"{}\"\nuntil = {until}", word(hold.manner))?;
         }
         expect(f, "expect", &self.expect)?;
+        // A schedule belongs to this text: a table that came later is left out where it says nothing, so that older ones still fit.
+        if self.capture != Capture::default() {
+            writeln!(f, "\n[capture]\nonline = {}", cpus(&self.capture.online))?;
+            expect(f, "capture.expect", &self.capture.expect)?;
+        }
         writeln!(f, "\n[explore]\ndelays = {}", self.explore.delays)?;
         expect(f, "explore.expect", &self.explore.expect)
     }

@@ -109,9 +109,7 @@ impl From<linux::Error> for Failed {
         match error {
             linux::Error::Signal(signal) => Failed::Signal(signal),
             // Its init has said what this kernel lacks.
-            error @ linux::Error::NoInit { .. } if error.to_string().contains("did not begin") => {
-                Failed::Unfit(error.to_string())
-            }
+            error @ linux::Error::Init { .. } => Failed::Unfit(error.to_string()),
             linux::Error::Unfit(unfit) => Failed::Unfit(unfit.to_string()),
             error => Failed::Error(error.to_string()),
         }
@@ -163,6 +161,8 @@ fn one(
                 vmlinux: args.vmlinux.as_deref(),
                 judged_as: args.judged_as,
                 ack: args.ack,
+                capture: wanted.capture.as_deref(),
+                crashkernel: args.crashkernel.unwrap_or(linux::CRASHKERNEL),
                 warm_reset: args.warm_reset,
                 seed,
                 deadline,

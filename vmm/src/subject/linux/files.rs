@@ -47,14 +47,7 @@ const KERNELS: [&str; 2] = ["Image", "vmlinuz"];
 impl Files {
     /// Finds the files of `linux:WHAT`.
     pub fn find(what: &str) -> Result<Self, FilesError> {
-        let kernel = if what.contains('/') {
-            PathBuf::from(what)
-        } else {
-            guest(what)?
-        };
-        if !kernel.is_file() {
-            return Err(FilesError::NoKernel(kernel));
-        }
+        let kernel = kernel(what)?;
         let initramfs = match env::var_os("VMM_INITRAMFS") {
             Some(path) => PathBuf::from(path),
             None => {
@@ -66,6 +59,19 @@ impl Files {
         }
         Ok(Self { kernel, initramfs })
     }
+}
+
+/// Finds the kernel that WHAT names: a guest, or a path, which has a slash in it.
+pub fn kernel(what: &str) -> Result<PathBuf, FilesError> {
+    let kernel = if what.contains('/') {
+        PathBuf::from(what)
+    } else {
+        guest(what)?
+    };
+    if !kernel.is_file() {
+        return Err(FilesError::NoKernel(kernel));
+    }
+    Ok(kernel)
 }
 
 /// What was built beside this program, for this machine or for another one.

@@ -10,7 +10,7 @@ use vm_memory::{
     Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion as _,
 };
 use vmm_core::arm::{CpuId, CpuSet, KernelVa, PhysicalAddress};
-use vmm_core::evidence::{Note, Place, PlaceKind, Places};
+use vmm_core::evidence::{Note, NoteState, Place, PlaceKind, Places};
 use vmm_core::inspect::{InspectError, Kernel, LogReader, Memory, OutsideOfRam, Record};
 
 use super::plan::{Unfit, Where, place};
@@ -18,6 +18,17 @@ use crate::vcpu::{Watched, Width};
 
 /// The guest's RAM.
 pub(super) struct Ram(pub(super) Arc<GuestMemoryMmap>);
+
+impl Ram {
+    /// What lies there, which must be RAM.
+    pub(super) fn bytes(&self, range: &Range<u64>) -> Vec<u8> {
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        self.0
+            .read_slice(&mut bytes, GuestAddress(range.start))
+            .expect("it lies in RAM");
+        bytes
+    }
+}
 
 impl Memory for Ram {
     fn read(&self, at: PhysicalAddress, into: &mut [u8]) -> Result<(), OutsideOfRam> {
@@ -39,10 +50,18 @@ impl Memory for Ram {
 /// What the rules ask of the kernel's functions. The compiler makes clones of some, whose names go on behind a dot.
 const KINDS: &[(&str, PlaceKind)] = &[
     ("pl011_console_write", PlaceKind::Section),
+    ("pl011_console_write_thread", PlaceKind::Section),
+    ("pl011_console_write_atomic", PlaceKind::Section),
     ("pl011_console_putchar", PlaceKind::Section),
     ("pl011_read", PlaceKind::Section),
     ("pl011_write", PlaceKind::Section),
     ("uart_console_write", PlaceKind::Section),
+    ("nbcon_enter_unsafe", PlaceKind::Section),
+    ("nbcon_exit_unsafe", PlaceKind::Section),
+    ("nbcon_reacquire_nobuf", PlaceKind::Section),
+    ("nbcon_context_try_acquire", PlaceKind::Section),
+    ("nbcon_context_try_acquire_direct", PlaceKind::Section),
+    ("panic_on_other_cpu", PlaceKind::Section),
     ("ipi_handler", PlaceKind::StopPath),
     ("do_handle_IPI", PlaceKind::StopPath),
     ("ipi_cpu_stop", PlaceKind::StopPath),
@@ -96,6 +115,8 @@ pub(super) struct Functions {
     pub(super) handler: u64,
     pub(super) self_stop: u64,
     pub(super) flush: u64,
+    /// Where a panic leaves for the capture kernel.
+    pub(super) kexec: Option<u64>,
     pub(super) vectors: Range<u64>,
 }
 
@@ -103,7 +124,10 @@ pub(super) struct Functions {
 const VECTORS: u64 = 0x800;
 
 impl Functions {
-    pub(super) fn find<M: Memory>(kernel: &Kernel<'_, M>) -> Result<Self, InspectError> {
+    pub(super) fn find<M: Memory>(
+        kernel: &Kernel<'_, M>,
+        last_flush: &str,
+    ) -> Result<Self, InspectError> {
         let at = |name| kernel.symbols.address(name).map(|at| at.0);
         let send: Vec<u64> = kernel
             .symbols
@@ -124,7 +148,8 @@ impl Functions {
             says: at("_printk")?,
             handler: at("ipi_handler")?,
             self_stop: at("panic_smp_self_stop")?,
-            flush: at("console_flush_on_panic")?,
+            flush: at(last_flush)?,
+            kexec: at("machine_kexec").ok(),
             vectors: vectors..vectors + VECTORS,
         })
     }
@@ -135,7 +160,7 @@ pub(super) fn entry<M: Memory>(kernel: &Kernel<'_, M>, at: Point) -> Result<Opti
     let place = place(at);
     let names = match &place {
         Some(Where::Entry(names)) => names,
-        Some(Where::Circle(name)) => std::slice::from_ref(name),
+        Some(Where::Circle(name) | Where::Behind(name)) => std::slice::from_ref(name),
         _ => return Ok(None),
     };
     let found = names
@@ -290,6 +315,12 @@ impl Watch {
         }
         *known = Note(bytes);
         Some(known.clone())
+    }
+
+    /// The notes that were not empty at the last look.
+    pub(super) fn notes(&self) -> impl Iterator<Item = (usize, Note)> {
+        let notes = self.notes.iter().map(|(_, note)| note.clone()).enumerate();
+        notes.filter(|(_, note)| note.state() != NoteState::Empty)
     }
 
     /// Records that have been stored since the last look, with their level, a line each. In a stop those are read, too, that wait

@@ -3,8 +3,10 @@
 //! Unlike the payload it runs freely, and is trapped where the scenario or the oracle needs it: at the entries of functions by
 //! breakpoints, at the words in which acks are seen by watchpoints, at the console by the tap. What it did is read from its
 //! memory. `plan` says what Linux can do of a scenario, `files` finds kernels, `guest` reads a kernel's memory, `live` follows
-//! it from init's question on, `run` is a run from nothing to its evidence, `reset` is what comes after a warm reset.
+//! it from init's question on, `run` is a run from nothing to its evidence, `capture` is what a capture kernel needs and hands over,
+//! `reset` is what comes after a warm reset.
 
+mod capture;
 mod files;
 #[cfg(target_arch = "aarch64")]
 mod guest;
@@ -17,7 +19,7 @@ mod reset;
 mod run;
 mod tap;
 
-pub use files::{Files, FilesError};
-pub use plan::{MEMORY, Unfit, check};
+pub use files::{Files, FilesError, kernel};
+pub use plan::{CRASHKERNEL, MEMORY, Unfit, check};
 #[cfg(target_arch = "aarch64")]
 pub use run::{Error, Options, Ran, run};

@@ -4,14 +4,17 @@ use std::fmt::Write as _;
 
 use guest_abi::point::{InLinux, Point};
 use guest_abi::protocol::Request;
-use vmm_core::arm::CpuId;
+use vmm_core::arm::{CpuId, CpuSet};
 use vmm_core::evidence::{Manner, Onward, StopKind};
-use vmm_core::scenario::{Cause, Does, HoldUntil, Passing, Scenario};
+use vmm_core::scenario::{Cause, Does, HoldUntil, Passing, Scenario, Task};
 
 use super::tap::Catch;
 
 /// A kernel's RAM, in bytes: Debian's kernels boot in half of it.
 pub const MEMORY: u64 = 512 << 20;
+
+/// What is reserved for a capture kernel, in MiB, if nothing else is said.
+pub const CRASHKERNEL: u32 = 128;
 
 /// What makes a PL011 an nbcon console (drivers/tty/serial/amba-pl011.c).
 pub(super) const NBCON: &str = "pl011_console_write_atomic";
@@ -49,11 +52,6 @@ pub enum Unfit {
         "{0} begins with CPUs offline, which a Linux guest's init has no word for; payload:PROTOCOL can"
     )]
     Offline(String),
-    /// A capture kernel.
-    #[error(
-        "{0} goes on to a capture kernel, and none is loaded in a Linux guest; payload:PROTOCOL can"
-    )]
-    Kexec(String),
     /// A property of the machine.
     #[error(
         "{name} needs {what}, which a Linux guest on KVM does not have; payload:PROTOCOL or model can"
@@ -86,6 +84,8 @@ pub enum Unfit {
 pub(super) enum Where {
     /// At the tap.
     Console(Catch),
+    /// At the entry of this function, behind the middle of a record at the tap.
+    Behind(&'static str),
     /// At the entry of the first of these functions that there is.
     Entry(&'static [&'static str]),
     /// In the circle of this function.
@@ -104,6 +104,8 @@ pub(super) enum Where {
     Counts,
     /// On the way to its rest with nothing left to be seen of it.
     Rests,
+    /// In the capture kernel's user space.
+    CaptureUp,
 }
 
 /// Where Linux passes a point, if it can be caught there. What several places of Linux pass, or other code as well, is caught where it
@@ -119,6 +121,7 @@ pub(super) fn place(point: Point) -> Option<Where> {
         Point::Ack => return Some(Where::Acks),
         Point::Count => return Some(Where::Counts),
         Point::Rest => return Some(Where::Rests),
+        Point::CaptureUp => return Some(Where::CaptureUp),
         _ => {}
     }
     point.linux().iter().find_map(|place| match place {
@@ -127,6 +130,7 @@ pub(super) fn place(point: Point) -> Option<Where> {
         InLinux::ControlWrite(1) => Some(Where::Console(Catch::Locked)),
         InLinux::ControlWrite(_) => Some(Where::Console(Catch::Unlock)),
         InLinux::MidRecord => Some(Where::Console(Catch::Middle)),
+        InLinux::EntryMidRecord(name) => Some(Where::Behind(name)),
         _ => None,
     })
 }
@@ -135,9 +139,20 @@ pub(super) fn place(point: Point) -> Option<Where> {
 fn can_hold(place: Where, manner: Manner) -> bool {
     match place {
         Where::Console(_) => true,
-        Where::Entry(_) | Where::Handles | Where::Circle(_) => manner != Manner::Stall,
+        Where::Entry(_) | Where::Behind(_) | Where::Handles | Where::Circle(_) => {
+            manner != Manner::Stall
+        }
         Where::Announces | Where::Asks(_) | Where::Acks | Where::Counts => manner == Manner::Freeze,
-        Where::Polls(_) | Where::Rests => false,
+        Where::Polls(_) | Where::Rests | Where::CaptureUp => false,
+    }
+}
+
+/// Where the tap is to catch a CPU on its way to a place.
+pub(super) fn caught_at(place: Where) -> Option<Catch> {
+    match place {
+        Where::Console(at) => Some(at),
+        Where::Behind(_) => Some(Catch::Middle),
+        _ => None,
     }
 }
 
@@ -183,9 +198,6 @@ pub fn check(scenario: &Scenario) -> Result<(), Unfit> {
     if !scenario.offline.is_empty() {
         return Err(Unfit::Offline(name()));
     }
-    if scenario.after == Onward::Kexec {
-        return Err(Unfit::Kexec(name()));
-    }
     // Of several that panic one sends.
     let does = |wanted: fn(&Does) -> bool| scenario.tasks.iter().any(|task| wanted(&task.does));
     if does(|does| *does == Does::Restart) && does(|does| matches!(does, Does::Panic(_))) {
@@ -230,13 +242,39 @@ pub fn check(scenario: &Scenario) -> Result<(), Unfit> {
     Ok(())
 }
 
-/// The kernel's command line.
-pub(super) fn command_line(scenario: &Scenario) -> String {
-    let mut line = "console=ttyAMA0 quiet printk.devkmsg=on panic=0 init.answer".to_owned();
-    if scenario.pseudo_nmi {
-        line += " irqchip.gicv3_pseudo_nmi=1";
+/// The function that is the last flush of the console in a panic. Before the end of panic nbcon takes over a console that is unsafe,
+/// before a reset it does not.
+pub(super) fn last_flush(scenario: &Scenario, nbcon: bool) -> &'static str {
+    match scenario.after {
+        Onward::PanicEnd if nbcon => "nbcon_atomic_flush_unsafe",
+        _ => "console_flush_on_panic",
     }
-    if scenario.stop == StopKind::Crash {
+}
+
+/// The kernel's command line, with so many MiB for a capture kernel if there is one.
+pub(super) fn command_line(scenario: &Scenario, crashkernel: u32) -> String {
+    let panics = |task: &Task| matches!(task.does, Does::Panic(_));
+    // A panic stays where it is, or is followed by a reset at once (Linux kernel/panic.c, panic_timeout).
+    let resets = scenario.after == Onward::Reset && scenario.tasks.iter().any(panics);
+    let after = if resets { -1 } else { 0 };
+    let mut line = format!("console=ttyAMA0 quiet printk.devkmsg=on panic={after} init.answer");
+    let pseudo_nmi = if scenario.pseudo_nmi {
+        " irqchip.gicv3_pseudo_nmi=1"
+    } else {
+        ""
+    };
+    line += pseudo_nmi;
+    if scenario.after == Onward::Kexec {
+        // It comes up on one CPU, as a capture kernel does that is not told otherwise, and ends the run if it cannot go on.
+        let own = "console=ttyAMA0 quiet panic=-1 init.vmcore maxcpus=1";
+        let online = list(&scenario.capture.online);
+        let online = online.map_or(String::new(), |cpus| format!(" init.online={cpus}"));
+        // Writing to a string cannot fail.
+        let _ = write!(
+            line,
+            " crashkernel={crashkernel}M init.capture=\"{own}{pseudo_nmi}{online}\""
+        );
+    } else if scenario.stop == StopKind::Crash {
         // So that a panic saves the registers of all CPUs although there is no capture kernel (Linux kernel/panic.c).
         line += " crash_kexec_post_notifiers";
     }
@@ -246,13 +284,9 @@ pub(super) fn command_line(scenario: &Scenario) -> String {
         // Writing to a string cannot fail.
         let _ = write!(line, " reboot=smp{}", task.cpu);
     }
-    let list = |does: fn(&Does) -> bool| {
-        let those = scenario.tasks.iter().filter(|task| does(&task.does));
-        let cpus: Vec<String> = those.map(|task| task.cpu.to_string()).collect();
-        cpus.join(",")
-    };
-    let talkers = list(|does| matches!(does, Does::Talk(_)));
-    if !talkers.is_empty() {
+    let talks = |task: &&Task| matches!(task.does, Does::Talk(_));
+    let talkers = scenario.tasks.iter().filter(talks).map(|task| task.cpu);
+    if let Some(talkers) = list(&talkers.collect()) {
         let _ = write!(line, " init.talk={talkers}");
     }
     let mut exits = 0;
@@ -278,6 +312,12 @@ pub(super) fn command_line(scenario: &Scenario) -> String {
     line
 }
 
+/// CPUs as init reads them, if there are any.
+fn list(cpus: &CpuSet) -> Option<String> {
+    let cpus: Vec<String> = cpus.iter().map(|cpu| cpu.to_string()).collect();
+    (!cpus.is_empty()).then(|| cpus.join(","))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,27 +334,44 @@ mod tests {
     #[test]
     fn init_is_told_who_talks_and_who_panics() {
         assert_eq!(
-            command_line(&scenario("console-locked")),
+            command_line(&scenario("console-locked"), 0),
             "console=ttyAMA0 quiet printk.devkmsg=on panic=0 init.answer irqchip.gicv3_pseudo_nmi=1 \
              crash_kexec_post_notifiers init.talk=1 init.trigger=exit@0"
         );
-        assert!(command_line(&scenario("any-restart-panic-3")).contains(" reboot=smp2 "));
+        assert!(command_line(&scenario("any-restart-panic-3"), 0).contains(" reboot=smp2 "));
         // Nobody pulls the trigger of a panic that is the lockup's.
         assert!(
-            command_line(&scenario("lockup-found"))
+            command_line(&scenario("lockup-found"), 0)
                 .ends_with("init.talk=2 init.trigger=lockup-detector@1")
         );
-        let plain = command_line(&scenario("idle-plain"));
+        // A panic is followed by a reset where the scenario says so.
+        assert!(command_line(&scenario("console-nbcon-reset"), 0).contains(" panic=-1 "));
+        assert!(command_line(&scenario("restart-stalled"), 0).contains(" panic=0 "));
+        let plain = command_line(&scenario("idle-plain"), 0);
         assert!(!plain.contains("post_notifiers") && !plain.contains("init.talk"));
+    }
+
+    #[test]
+    fn a_capture_kernel_is_told_which_cpus_to_bring_online() {
+        let line = command_line(&scenario("online-again"), 96);
+        let capture = " crashkernel=96M init.capture=\"console=ttyAMA0 quiet panic=-1 init.vmcore maxcpus=1 \
+                       irqchip.gicv3_pseudo_nmi=1 init.online=1,2\" init.trigger=";
+        assert!(line.contains(capture), "{line}");
+        assert!(!line.contains("post_notifiers"));
+    }
+
+    #[test]
+    fn the_last_flush_takes_over_an_nbcon_console_unless_a_reset_comes_first() {
+        let (stays, resets) = (scenario("console-nbcon"), scenario("console-nbcon-reset"));
+        assert_eq!(last_flush(&stays, true), "nbcon_atomic_flush_unsafe");
+        assert_eq!(last_flush(&stays, false), "console_flush_on_panic");
+        assert_eq!(last_flush(&resets, true), "console_flush_on_panic");
     }
 
     #[test]
     fn what_linux_cannot_do_is_named() {
         let refused = |name| check(&scenario(name)).unwrap_err().to_string();
         assert_eq!(check(&scenario("console-locked")), Ok(()));
-        assert!(
-            refused("v1-1-empty-note").starts_with("v1-1-empty-note goes on to a capture kernel")
-        );
         assert!(refused("e5-online-late").starts_with("e5-online-late begins with CPUs offline"));
         assert!(refused("late-stores").contains("stores that become visible late"));
         assert!(refused("wedged").contains("the point console-spin"));

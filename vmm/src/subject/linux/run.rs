@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use guest_abi::protocol::{Protocol, Word};
-use vm_memory::{Bytes as _, GuestAddress};
 use vmm_core::arm::{CpuId, CpuSet};
 use vmm_core::era::{self, Era};
-use vmm_core::evidence::{Event, Evidence, Judged, Pstore, Setting, StopKind};
+use vmm_core::evidence::{Event, Evidence, Judged, Onward, Pstore, Setting, StopKind};
 use vmm_core::inspect::{InspectError, Kernel, ramoops_text};
 use vmm_core::model::climbed;
 use vmm_core::pl011::Symbol;
 use vmm_core::scenario::{Driver, Scenario};
 
+use super::capture::with_capture;
 use super::guest::{Functions, Ram, Watch, places};
 use super::live::{Around, Live};
 use super::tap::{ACKNOWLEDGE, Tap};
@@ -54,6 +54,17 @@ pub enum Error {
     /// Nor what its own symbols could tell.
     #[error("{0}; where the kernel's own symbols are missing, --vmlinux FILE gives them")]
     NoKallsyms(InspectError),
+    /// The initramfs of the capture kernel.
+    #[error("cannot put the capture kernel into the initramfs: {0}")]
+    Archive(std::io::Error),
+    /// init cannot do what it is told.
+    #[error("the init of {kernel}: {complaint}")]
+    Init {
+        /// The kernel's file.
+        kernel: String,
+        /// What it says.
+        complaint: String,
+    },
     /// init never asked.
     #[error("{kernel} did not come as far as our init: {why}; it said: {said}")]
     NoInit {
@@ -114,6 +125,10 @@ pub struct Options<'a> {
     pub ack: Option<Word>,
     /// What the guest takes for chance.
     pub seed: u64,
+    /// The capture kernel, where it is not the kernel itself.
+    pub capture: Option<&'a Path>,
+    /// What is reserved for it, in MiB.
+    pub crashkernel: u32,
     /// Whether another kernel is started around the same memory, to see what pstore has for it.
     pub warm_reset: bool,
     /// When to give up.
@@ -139,7 +154,13 @@ const PSEUDO_NMI: [&str; 2] = ["can_use_gic_priorities", "early_enable_pseudo_nm
 pub fn run(scenario: &Scenario, mut options: Options<'_>) -> Result<Ran, Error> {
     plan::check(scenario)?;
     let (breakpoints, _) = kvm::debug_registers().map_err(kvm::Error::from)?;
-    let guest = guest(options.files, plan::command_line(scenario))?;
+    let mut guest = guest(
+        options.files,
+        plan::command_line(scenario, options.crashkernel),
+    )?;
+    if scenario.after == Onward::Kexec {
+        capture(&mut guest, options.capture)?;
+    }
     let cpus = usize::from(scenario.cpus);
     let strays = Arc::new(Tally::default());
     let machine = Machine::build(guest, cpus, options.seed, None, PowerOff::Told, &strays)?;
@@ -170,7 +191,8 @@ pub fn run(scenario: &Scenario, mut options: Options<'_>) -> Result<Ran, Error> 
         })?,
     };
     let has = |name: &str| kernel.symbols.named(name).next().is_some();
-    if scenario.driver == Driver::Nbcon && !has(plan::NBCON) {
+    let nbcon = has(plan::NBCON);
+    if scenario.driver == Driver::Nbcon && !nbcon {
         return Err(Unfit::Driver(scenario.name.clone()).into());
     }
     let judging = Judging::of(&kernel, &options);
@@ -180,7 +202,7 @@ pub fn run(scenario: &Scenario, mut options: Options<'_>) -> Result<Ran, Error> 
         pseudo_nmi: scenario.pseudo_nmi && has_nmi,
         ..scenario.clone()
     };
-    let functions = Functions::find(&kernel)?;
+    let functions = Functions::find(&kernel, plan::last_flush(scenario, nbcon))?;
     let watch = Watch::new(&ram, &kernel, scenario.cpus)?;
     let mut setting = setting(scenario, &judging, &kernel, &watch, &options)?;
     let places = places(&kernel);
@@ -193,6 +215,7 @@ pub fn run(scenario: &Scenario, mut options: Options<'_>) -> Result<Ran, Error> 
         clock: machine.clock,
         gic: machine.gic,
         mpidrs: machine.mpidrs,
+        ramoops: zone.clone(),
         breakpoints: breakpoints as usize,
         protocol: judging.protocol,
         deadline: options.deadline,
@@ -219,7 +242,7 @@ pub fn run(scenario: &Scenario, mut options: Options<'_>) -> Result<Ran, Error> 
     let story = live.finish()?;
     conductor.finish();
     setting.protocol = judging.settle(scenario.stop, &story.events);
-    let (pstore, reset) = pstore(&ram, zone, &mut options)?;
+    let (pstore, reset) = pstore(&ram, zone, story.ramoops, &mut options)?;
     let evidence = Evidence {
         setting,
         events: story.events,
@@ -227,6 +250,7 @@ pub fn run(scenario: &Scenario, mut options: Options<'_>) -> Result<Ran, Error> 
         end,
         scenario: scenario.to_string(),
         pstore,
+        dmesg: story.dmesg,
     };
     Ok(Ran { evidence, reset })
 }
@@ -243,18 +267,28 @@ pub(super) fn guest(files: &Files, cmdline: String) -> Result<Guest, Error> {
     })
 }
 
-/// The console as pstore keeps it, and what was wrong with the warm reset.
+/// Gives a guest a capture kernel.
+fn capture(guest: &mut Guest, kernel: Option<&Path>) -> Result<(), Error> {
+    let kernel = match kernel {
+        Some(path) => read(path)?,
+        None => guest.kernel.clone(),
+    };
+    let kernel = machine::unpacked(kernel)?;
+    if let Some(initrd) = &mut guest.initrd {
+        initrd.bytes = with_capture(&initrd.bytes, &kernel).map_err(Error::Archive)?;
+    }
+    Ok(())
+}
+
+/// The console as pstore keeps it, in memory or `before` a capture kernel began it anew, and what was wrong with the warm reset.
 fn pstore(
     ram: &Ram,
     zone: Option<Range<u64>>,
+    before: Option<Vec<u8>>,
     options: &mut Options<'_>,
 ) -> Result<(Option<Pstore>, Option<Error>), Error> {
     let mut console = None;
-    if let Some(zone) = zone {
-        let mut bytes = vec![0; (zone.end - zone.start) as usize];
-        ram.0
-            .read_slice(&mut bytes, GuestAddress(zone.start))
-            .expect("the zone lies in RAM");
+    if let Some(bytes) = before.or_else(|| zone.map(|zone| ram.bytes(&zone))) {
         match ramoops_text(&bytes) {
             Ok(text) => console = text,
             Err(damaged) => return Ok((None, Some(damaged.into()))),
@@ -285,11 +319,16 @@ fn asked(conductor: &Conductor<KvmVcpu>, tap: &Tap, options: &Options<'_>) -> Re
             _ => "it powered itself off",
         },
     };
-    Err(Error::NoInit {
-        kernel: options.files.kernel.display().to_string(),
-        why,
-        said: tap.last_words(),
-    })
+    let kernel = options.files.kernel.display().to_string();
+    let said = tap.last_words();
+    // It has come that far, and says what is wrong, a line of its own.
+    match said.rsplit_once("init: ") {
+        Some((_, complaint)) => Err(Error::Init {
+            kernel,
+            complaint: complaint.to_owned(),
+        }),
+        None => Err(Error::NoInit { kernel, why, said }),
+    }
 }
 
 /// How the run ended from inside; what ended it from outside is an error.
@@ -400,6 +439,6 @@ fn setting(
         pseudo_nmi: scenario.pseudo_nmi,
         rungs: climbed(stop, scenario),
         ack_located: judging.knows_ack && watch.has(ack),
-        capture: false,
+        capture: scenario.after == Onward::Kexec,
     })
 }

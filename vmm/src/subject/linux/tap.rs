@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 
 use guest_abi::memory_map::PL011_BASE;
+use vmm_core::evidence::without_prefix;
 use vmm_core::pl011::spec::{Control, Flag, Register};
 
 use crate::machine::{self, Tapped};
@@ -18,6 +19,18 @@ use crate::vcpu::Width;
 pub(super) const ENQUIRY: u8 = 0x05;
 /// The answer (ASCII ACK).
 pub(super) const ACKNOWLEDGE: u8 = 0x06;
+
+/// The bytes by which a capture kernel's init says how far it is (ASCII STX, ETX and EOT; images/init/src/vmcore.rs).
+const STAGES: [(u8, Stage); 3] = [
+    (0x02, Stage::Up),
+    (0x03, Stage::Written),
+    (0x04, Stage::Done),
+];
+
+/// What a capture kernel says of CPUs that it cannot bring online (Linux arch/arm64/kernel/smp.c, __cpu_up()).
+const COMPLAINTS: [&str; 2] = [": failed to come online", ": failed to boot"];
+/// What it says when it panics (Linux kernel/panic.c).
+const PANICS: &str = "Kernel panic - not syncing: ";
 
 /// Bytes of a record that are out when it is caught in its middle: more than the time that stands before it.
 const MIDDLE: usize = 24;
@@ -34,6 +47,19 @@ pub(super) enum Seen {
     Wire(Vec<u8>),
     /// It ends a section.
     Leaves,
+}
+
+/// How far a capture kernel is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Stage {
+    /// In user space.
+    Up,
+    /// Its memory has what it hands over.
+    Written,
+    /// All is done.
+    Done,
+    /// It complains of a CPU.
+    Complains(String),
 }
 
 /// Where in the section a CPU is to be caught.
@@ -71,6 +97,16 @@ struct State {
     stalled: Vec<usize>,
     /// The last bytes of all, whoever sent them.
     tail: VecDeque<u8>,
+    /// Who runs the capture kernel, as far as is known.
+    capture: Vec<usize>,
+    /// How far that is, if it has not been asked since.
+    stage: Option<Stage>,
+    /// What its init has said.
+    said: Vec<u8>,
+    /// The line of its log that is under way.
+    line: Vec<u8>,
+    /// What it panicked with.
+    panicked: Option<String>,
 }
 
 /// The tap.
@@ -88,6 +124,11 @@ impl Tap {
             catch: None,
             stalled: Vec::new(),
             tail: VecDeque::new(),
+            capture: Vec::new(),
+            stage: None,
+            said: Vec::new(),
+            line: Vec::new(),
+            panicked: None,
         }))
     }
 
@@ -122,6 +163,29 @@ impl Tap {
             "" => "nothing".to_owned(),
             words => words.escape_debug().to_string(),
         }
+    }
+
+    /// This CPU runs the capture kernel: what it sends from now on belongs to nobody's section. It is trapped at each of its stages.
+    pub(super) fn capture(&self, cpu: usize) {
+        let mut state = self.lock();
+        state.cpus[cpu] = Section::Outside;
+        state.capture.push(cpu);
+    }
+
+    /// How far the capture kernel has come, and what its init has said.
+    pub(super) fn stage(&self) -> (Option<Stage>, Vec<u8>) {
+        let mut state = self.lock();
+        (state.stage.take(), state.said.clone())
+    }
+
+    /// What the capture kernel has panicked with, if it has.
+    pub(super) fn capture_panicked(&self) -> Option<String> {
+        self.lock().panicked.clone()
+    }
+
+    /// Last words are those from now on.
+    pub(super) fn forget_words(&self) {
+        self.lock().tail.clear();
     }
 
     /// Has the CPU trapped when it next comes there.
@@ -161,8 +225,48 @@ impl State {
         caught
     }
 
+    /// Whether the vCPU, which runs the capture kernel, stays out of the guest after this.
+    fn hands(&mut self, cpu: usize, byte: u8) -> bool {
+        if self.cpus[cpu] == Section::Opened {
+            // Its log.
+            self.line.push(byte);
+            if byte == b'\n' {
+                let line = std::mem::take(&mut self.line);
+                let text = String::from_utf8_lossy(without_prefix(line.trim_ascii()));
+                if let Some(why) = text.strip_prefix(PANICS) {
+                    self.panicked.get_or_insert(why.to_owned());
+                }
+                if COMPLAINTS.iter().any(|words| text.contains(words)) {
+                    self.stage = Some(Stage::Complains(text.into_owned()));
+                }
+            }
+        } else if let Some((_, stage)) = STAGES.iter().find(|(known, _)| *known == byte) {
+            self.stage = Some(stage.clone());
+        } else {
+            self.said.push(byte);
+        }
+        self.stage.is_some()
+    }
+
+    /// A CPU is at UARTCR or UARTDR. Who opens the terminal writes UARTCR too, perhaps without a change, and then goes away; what another CPU
+    /// does shows that it was not the console, whose section is behind the port lock. Nobody passes that before a panic.
+    fn passes(&mut self, cpu: usize) {
+        if self.recording {
+            return;
+        }
+        let others = self.cpus.iter_mut().enumerate();
+        for (_, section) in others.filter(|(other, _)| *other != cpu) {
+            if matches!(section, Section::ControlRead | Section::Opened) {
+                *section = Section::Outside;
+            }
+        }
+    }
+
     /// Whether the vCPU stays out of the guest after this.
     fn sends(&mut self, cpu: usize, byte: u8) -> bool {
+        if self.capture.contains(&cpu) {
+            return self.hands(cpu, byte);
+        }
         let before = match self.cpus[cpu] {
             Section::Opened => {
                 self.see(cpu, Seen::Enters);
@@ -229,7 +333,11 @@ impl machine::Tap for Tap {
 
     fn write(&self, vcpu: usize, address: u64, _: Width, value: u64) -> Tapped {
         let mut state = self.lock();
-        let trap = match register(address) {
+        let register = register(address);
+        if matches!(register, Some(Register::Dr | Register::Cr)) {
+            state.passes(vcpu);
+        }
+        let trap = match register {
             Some(Register::Dr) => {
                 state.tail.push_back(value as u8);
                 if state.tail.len() > TAIL {
@@ -312,6 +420,18 @@ mod tests {
     }
 
     #[test]
+    fn who_opens_the_terminal_and_goes_away_is_heard_as_a_terminal() {
+        let tap = Tap::new(2);
+        // UARTCR is written as it was.
+        let as_it_was = tap.lock().control.bits().into();
+        tap.read(0, at(Register::Cr), WORD);
+        tap.write(0, at(Register::Cr), WORD, as_it_was);
+        console_write(&tap, 1, b"y\n");
+        let asks = tap.write(0, at(Register::Dr), WORD, ENQUIRY.into());
+        assert!(asks.trap);
+    }
+
+    #[test]
     fn a_cpu_is_caught_where_it_was_asked_for_and_once() {
         let text = [b'x'; 2 * MIDDLE];
         let all = |at| {
@@ -337,6 +457,35 @@ mod tests {
         assert_eq!(tap.read(0, at(Register::Fr), WORD).answer, None);
         tap.stall(1, false);
         assert_eq!(tap.read(1, at(Register::Fr), WORD).answer, None);
+    }
+
+    #[test]
+    fn a_capture_kernel_says_how_far_it_is_and_its_log_says_what_it_cannot() {
+        let tap = recording();
+        tap.capture(1);
+        let send = |byte: u8| tap.write(1, at(Register::Dr), WORD, u64::from(byte)).trap;
+        assert!(send(2));
+        assert_eq!(tap.stage(), (Some(Stage::Up), Vec::new()));
+        assert!(!send(b'a'));
+        let log = console_write(&tap, 1, b"[    1.000000] l\x02\x03\r\n");
+        assert!(!log.contains(&true));
+        assert!(!send(b'b') && send(3));
+        assert_eq!(tap.stage(), (Some(Stage::Written), b"ab".to_vec()));
+        let log = console_write(&tap, 1, b"[    2.000000] CPU3: failed to come online\r\n");
+        assert_eq!(log.iter().filter(|trapped| **trapped).count(), 1);
+        let complaint = "CPU3: failed to come online".to_owned();
+        assert_eq!(tap.stage().0, Some(Stage::Complains(complaint)));
+        assert_eq!(tap.capture_panicked(), None);
+        console_write(
+            &tap,
+            1,
+            b"[    3.000000] Kernel panic - not syncing: why\r\n",
+        );
+        assert_eq!(tap.capture_panicked().unwrap(), "why");
+        assert!(tap.take().is_empty());
+        // The other CPU is still the old kernel's.
+        console_write(&tap, 0, b"late\n");
+        assert_eq!(tap.take().len(), 3);
     }
 
     #[test]

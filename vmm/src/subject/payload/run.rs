@@ -221,6 +221,7 @@ pub fn run(
         end,
         scenario: scenario.to_string(),
         pstore: None,
+        dmesg: None,
     };
     Ok(Run { evidence, taken })
 }

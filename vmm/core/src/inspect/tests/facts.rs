@@ -116,6 +116,14 @@ fn every_fact_is_read() {
 }
 
 #[test]
+fn nobody_waits_for_a_semaphore_that_points_to_the_first() {
+    let mut guest = guest();
+    guest.write(at("console_sem") + 8, &[0; 8]);
+    let kernel = Kernel::find(image(&mut guest), CPUS).unwrap();
+    assert!(kernel.console().unwrap().semaphore_held);
+}
+
+#[test]
 fn what_can_not_be_is_named() {
     let mut guest = guest();
     guest.write(at("__cpu_online_mask"), &[0b1001]);
@@ -124,7 +132,7 @@ fn what_can_not_be_is_named() {
     guest.write(at("crash_stop"), &[2]);
     guest.write(at("crash_notes"), &[0; 8]);
     guest.write(at("__per_cpu_offset"), &[0; 8]);
-    guest.write(at("console_sem") + 8, &[0; 8]);
+    guest.write(at("console_sem") + 8, &5u64.to_le_bytes());
     let kernel = Kernel::find(image(&mut guest), CPUS).unwrap();
     let errors = [
         (
@@ -160,7 +168,7 @@ fn what_can_not_be_is_named() {
         (
             kernel.console().unwrap_err(),
             "console_sem",
-            "are no list of waiters",
+            "0x5 is no waiter",
         ),
     ];
     for (error, object, what) in errors {

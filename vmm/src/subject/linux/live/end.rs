@@ -13,6 +13,10 @@ use crate::subject::linux::run::{Error, ended};
 pub(in crate::subject::linux) struct Story {
     pub(in crate::subject::linux) events: Vec<Event>,
     pub(in crate::subject::linux) places: Places,
+    /// Ramoops' zone before a capture kernel began it anew.
+    pub(in crate::subject::linux) ramoops: Option<Vec<u8>>,
+    /// The log as the capture kernel has read it.
+    pub(in crate::subject::linux) dmesg: Option<Vec<u8>>,
 }
 
 impl Live<'_> {
@@ -20,6 +24,9 @@ impl Live<'_> {
     /// console_trylock_spinning() (Linux kernel/printk/printk.c) for the owner of the console.
     pub(super) fn look_for_deadlock(&mut self) -> Result<(), Error> {
         self.look(0)?;
+        if self.capture.is_some() {
+            return self.look_at_capture();
+        }
         let calls = |cpu: &Cpu| cpu.call.as_ref().is_some_and(|call| !call.returned);
         let holds = |cpu: &Cpu| {
             let held = cpu.held.as_ref();
@@ -47,6 +54,10 @@ impl Live<'_> {
         standings
             .filter_map(|(cpu, standing)| {
                 let standing = standing?.ok()?;
+                if self.cpus[cpu].gone && !standing.off {
+                    let words = self.around.tap.last_words();
+                    return Some(format!("CPU {cpu} is in it, and it said: {words}"));
+                }
                 let at = places.describe(standing.pc);
                 (!standing.off).then(|| format!("CPU {cpu} at {at}"))
             })
@@ -55,6 +66,13 @@ impl Live<'_> {
 
     pub(super) fn ended(&mut self) -> Result<(), Error> {
         let how = ended(self.conductor)?;
+        if self.capture.is_some() {
+            self.capture_ended(match how {
+                conductor::End::Reset => "it reset the machine",
+                _ => "it powered the machine off",
+            });
+            return Ok(());
+        }
         let sender = self.cpus.iter().position(|cpu| cpu.call.is_some());
         self.look(sender.unwrap_or(0))?;
         match how {
@@ -128,6 +146,8 @@ impl Live<'_> {
         Ok(Story {
             events: self.events,
             places,
+            ramoops: self.ramoops,
+            dmesg: self.dmesg,
         })
     }
 }

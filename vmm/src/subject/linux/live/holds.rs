@@ -9,6 +9,7 @@ use vmm_core::evidence::{Manner, Seen, Until, What};
 use vmm_core::scenario::{Does, Hold, HoldUntil, Passing};
 
 use super::{Held, Live, Spot};
+use crate::subject::linux::guest;
 use crate::subject::linux::plan::{self, Where, passings};
 use crate::subject::linux::run::Error;
 use crate::vcpu::Vcpu as _;
@@ -39,15 +40,11 @@ impl Live<'_> {
         if !self.catches {
             return;
         }
-        let next =
-            passings(self.scenario)
-                .into_iter()
-                .find_map(|passing| match plan::place(passing.at) {
-                    Some(Where::Console(at)) if !self.passed.contains(&passing) => {
-                        Some((passing.cpu.index(), at))
-                    }
-                    _ => None,
-                });
+        let next = passings(self.scenario).into_iter().find_map(|passing| {
+            let at = plan::caught_at(plan::place(passing.at)?)?;
+            let new = !self.passed.contains(&passing);
+            new.then_some((passing.cpu.index(), at))
+        });
         if let Some((cpu, at)) = next {
             self.around.tap.catch(cpu, at);
         }
@@ -56,10 +53,20 @@ impl Live<'_> {
     /// The console's point at which the tap has caught this CPU.
     pub(super) fn caught(&self, cpu: usize) -> Option<Point> {
         passings(self.scenario).into_iter().find_map(|passing| {
-            let console = matches!(plan::place(passing.at), Some(Where::Console(_)));
+            let console = plan::place(passing.at).and_then(plan::caught_at).is_some();
             let new = !self.passed.contains(&passing);
             (console && new && passing.cpu.index() == cpu).then_some(passing.at)
         })
+    }
+
+    /// Has a CPU that the tap has caught go on to the function that the point is.
+    pub(super) fn catch_behind(&mut self, cpu: usize, point: Point) -> Result<(), Error> {
+        let at = guest::entry(self.around.kernel, point)?;
+        let spots = at.map(|at| (at, Spot::Comes(point)));
+        self.cpus[cpu].spots.extend(spots);
+        self.arm(cpu)?;
+        self.conductor.thaw(cpu);
+        Ok(())
     }
 
     pub(super) fn has_passed(&self, cpu: usize, at: Point) -> bool {
@@ -213,9 +220,9 @@ impl Live<'_> {
                 }
                 match plan::place(held.hold.at) {
                     Some(Where::Acks | Where::Counts) => self.store(cpu)?,
-                    Some(Where::Entry(_) | Where::Announces | Where::Asks(_)) => {
-                        self.at_spot(cpu)?
-                    }
+                    Some(
+                        Where::Entry(_) | Where::Behind(_) | Where::Announces | Where::Asks(_),
+                    ) => self.at_spot(cpu)?,
                     Some(Where::Handles) => {
                         let regs = self.on(cpu, |vcpu| vcpu.registers())?;
                         self.pass(cpu, &regs)?;

@@ -1,9 +1,11 @@
 //! A Linux guest from init's question to its end: who is trapped where, who is held, and what is seen.
 
+mod capture;
 mod end;
 mod holds;
 mod sender;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,6 +37,8 @@ pub(in crate::subject::linux) struct Around<'a> {
     pub(super) clock: Clock,
     pub(super) gic: Gic,
     pub(super) mpidrs: Vec<Mpidr>,
+    /// Where ramoops keeps the console.
+    pub(super) ramoops: Option<Range<u64>>,
     /// Hardware breakpoints of a vCPU.
     pub(super) breakpoints: usize,
     pub(super) protocol: &'static Protocol,
@@ -62,6 +66,8 @@ enum Spot {
     /// `console_flush_on_panic()`, and its end.
     Flushes,
     Flushed(u64),
+    /// `machine_kexec()`.
+    Leaves,
     /// The handler of every IPI.
     Handles,
     /// `panic_smp_self_stop()`.
@@ -111,6 +117,8 @@ struct Cpu {
     masks_irqs: bool,
     call: Option<Call>,
     panicked: bool,
+    /// It runs another kernel, or will.
+    gone: bool,
     /// What of PSTATE is masked beyond what the CPU masks itself.
     kept_masked: u64,
 }
@@ -167,6 +175,12 @@ pub(in crate::subject::linux) struct Live<'a> {
     says: Vec<(usize, &'static str)>,
     began: Instant,
     began_us: Option<u64>,
+    /// Who has left for the capture kernel.
+    capture: Option<usize>,
+    /// What ramoops held when the capture kernel had not begun.
+    ramoops: Option<Vec<u8>>,
+    /// The log as the capture kernel has read it.
+    dmesg: Option<Vec<u8>>,
     over: Option<End>,
     events: Vec<Event>,
     hear: &'a mut dyn Hear,
@@ -201,6 +215,9 @@ impl<'a> Live<'a> {
             says: Vec::new(),
             began: Instant::now(),
             began_us,
+            capture: None,
+            ramoops: None,
+            dmesg: None,
             over: None,
             events: Vec::new(),
             hear,
@@ -241,12 +258,13 @@ impl<'a> Live<'a> {
         Ok(spots)
     }
 
-    /// The scenario's points of this CPU that are entries of functions.
+    /// The scenario's points of this CPU that are entries of functions, wherever it comes there from.
     fn points_of(&self, cpu: usize) -> Result<Vec<(u64, Spot)>, Error> {
         let mut spots = Vec::new();
         for passing in passings(self.scenario) {
             if passing.cpu.index() == cpu
                 && let Some(at) = guest::entry(self.around.kernel, passing.at)?
+                && !matches!(plan::place(passing.at), Some(Where::Behind(_)))
             {
                 spots.push((at, Spot::Comes(passing.at)));
             }
@@ -269,6 +287,9 @@ impl<'a> Live<'a> {
 
     /// Sets the traps of a vCPU that is held.
     fn arm(&self, cpu: usize) -> Result<(), Error> {
+        if self.cpus[cpu].gone {
+            return self.on(cpu, |vcpu| vcpu.trap_on(&Traps::default()));
+        }
         let mut breakpoints: Vec<u64> = self.cpus[cpu].spots.iter().map(|(at, _)| *at).collect();
         breakpoints.sort_unstable();
         breakpoints.dedup();
@@ -419,10 +440,11 @@ impl<'a> Live<'a> {
                 Next::Late if Instant::now() >= self.around.deadline => {
                     self.look(0)?;
                     let at: Vec<String> = self.standings();
-                    let why = format!(
-                        "the run had not ended when its time was up (--timeout); {}",
-                        at.join("; ")
-                    );
+                    let what = match self.capture {
+                        Some(_) => "the capture kernel has not said what it found",
+                        None => "the run had not ended",
+                    };
+                    let why = format!("{what} when the time was up (--timeout); {}", at.join("; "));
                     self.over = Some(End::CutShort(why));
                 }
                 Next::Late if self.stand.is_some() => self.stand_or_go_on()?,
@@ -533,11 +555,17 @@ impl<'a> Live<'a> {
                 self.store(cpu)
             }
             Trap::Tapped => {
+                if let Some(sender) = self.capture
+                    && self.cpus[cpu].gone
+                {
+                    return self.captured(cpu, sender);
+                }
                 self.look(cpu)?;
                 let point = self.caught(cpu);
-                match point {
-                    Some(point) => self.comes(cpu, point),
-                    None => {
+                match (point, point.and_then(plan::place)) {
+                    (Some(point), Some(Where::Behind(_))) => self.catch_behind(cpu, point),
+                    (Some(point), _) => self.comes(cpu, point),
+                    (None, _) => {
                         self.conductor.thaw(cpu);
                         Ok(())
                     }
@@ -547,6 +575,9 @@ impl<'a> Live<'a> {
                 self.look(cpu)?;
                 self.cpus[cpu].rests = true;
                 self.say(cpu, Seen::Trapped, What::PowersOff);
+                if self.capture.is_some() {
+                    self.give_up(cpu)?;
+                }
                 self.conductor.thaw(cpu);
                 self.passes(cpu, Where::Rests)
             }
@@ -727,6 +758,7 @@ impl<'a> Live<'a> {
             }
             Spot::Flushed(sp) if sp == regs.sp => self.flushed(cpu)?,
             Spot::Flushed(_) => {}
+            Spot::Leaves => self.leaves(cpu)?,
             Spot::Handles => self.handles(cpu, regs)?,
             Spot::SelfStops => {
                 self.unmask(cpu, regs)?;

@@ -297,17 +297,23 @@ impl Live<'_> {
             call.returned = true;
         }
         self.set_time(self.now(), None);
-        let flush = (self.around.functions.flush, Spot::Flushes);
+        let functions = &self.around.functions;
         let mut spots = self.points_of(cpu)?;
-        spots.push(flush);
+        spots.push((functions.flush, Spot::Flushes));
+        spots.extend(functions.kexec.map(|at| (at, Spot::Leaves)));
         self.cpus[cpu].spots = spots;
         Ok(())
     }
 
-    /// A flush of the console in panic is over; the last one comes behind the last line.
+    /// A flush of the console in panic is over; the last one comes behind the last line, or before the reset.
     pub(super) fn flushed(&mut self, cpu: usize) -> Result<(), Error> {
         self.logged(cpu)?;
         self.look(cpu)?;
+        if self.scenario.after == Onward::Reset {
+            self.say(cpu, Seen::Trapped, What::Flushed);
+            self.cpus[cpu].spots.clear();
+            return Ok(());
+        }
         let ends = |event: &Event| matches!(&event.what, What::Logs { text, .. } if text.starts_with(PANIC_END));
         if self.events.iter().any(ends) {
             self.say(cpu, Seen::Trapped, What::Flushed);
