@@ -109,11 +109,11 @@ pub(super) fn expected(
     verdicts: &Verdicts,
 ) -> BTreeSet<Rule> {
     let protocol = &evidence.setting.protocol.name;
-    if evidence.setting.capture {
-        return scenario.expected_with_capture(protocol);
-    }
     if is_directed(scenario, evidence) {
-        return scenario.expected(protocol);
+        return match evidence.setting.capture {
+            true => scenario.expected_with_capture(protocol),
+            false => scenario.expected(protocol),
+        };
     }
     let some_order = scenario.expected_of_exploration(protocol);
     verdicts
