@@ -81,6 +81,17 @@ pub enum Stepped<T> {
     Ended,
 }
 
+/// How a vCPU came to be kept out of the guest alone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Frozen<T> {
+    /// It is now.
+    Now,
+    /// It was trapped meanwhile, which nobody has been told.
+    Trapped(T),
+    /// It was before: who let it go would let it go too early for somebody else.
+    Before,
+}
+
 /// What came first.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Next<T> {
@@ -325,17 +336,21 @@ impl<J, T, E> Gate<J, T, E> {
 
     /// Brings one vCPU out of the guest, and keeps it there until it is [let go](Gate::thaw); what it was trapped by, if nobody has been
     /// told that yet.
-    pub(super) fn freeze(&self, seat: usize) -> Option<T> {
+    pub(super) fn freeze(&self, seat: usize) -> Frozen<T> {
         let mut state = self.lock();
         let own = &mut state.seats[seat];
-        own.frozen = true;
+        let before = std::mem::replace(&mut own.frozen, true);
         if let (Place::Guest, Some(kick)) = (own.place, &own.kick) {
             kick.kick();
         }
         while !matches!(state.seats[seat].place, Place::Gate | Place::Gone) {
             state = self.wait(state);
         }
-        state.seats[seat].trap.take().map(|(_, trap)| trap)
+        match state.seats[seat].trap.take() {
+            Some((_, trap)) => Frozen::Trapped(trap),
+            None if before => Frozen::Before,
+            None => Frozen::Now,
+        }
     }
 
     /// Lets a vCPU run again that was kept out of the guest alone.
@@ -448,7 +463,7 @@ mod tests {
     use shuttle::sync::{Condvar, Mutex};
     use shuttle::{check_dfs, check_pct, check_random, thread};
 
-    use super::{Duration, Gate, Instant, Next, Order, Stepped};
+    use super::{Duration, Frozen, Gate, Instant, Next, Order, Stepped};
     use crate::vcpu::Kick;
 
     /// immediate_exit and the signal in one: a kick is remembered until it is forgotten.
@@ -620,7 +635,8 @@ mod tests {
             vcpu(gate, seat, Forgets::BeforeItLooks);
         });
         gate.open();
-        assert_eq!(gate.freeze(0), None);
+        assert_eq!(gate.freeze(0), Frozen::Now);
+        assert_eq!(gate.freeze(0), Frozen::Before);
         gate.give(0, ());
         gate.thaw(0);
         gate.hold();

@@ -11,8 +11,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+pub use gate::{Frozen, Next, Stepped};
 use gate::{Gate, Order};
-pub use gate::{Next, Stepped};
 
 use crate::machine::Bus;
 use crate::vcpu::{Detached, Entry, Exit, Standing, Vcpu};
@@ -153,7 +153,7 @@ impl<V: Vcpu + 'static> Conductor<V> {
 
     /// Brings one vCPU out of the guest with no access pending, and keeps it there, until it is [let go](Conductor::thaw). If it was
     /// trapped meanwhile, by what: [`next_trap`](Conductor::next_trap) does not tell that any more.
-    pub fn freeze(&self, vcpu: usize) -> Option<Trap> {
+    pub fn freeze(&self, vcpu: usize) -> Frozen<Trap> {
         self.gate.freeze(vcpu)
     }
 

@@ -18,7 +18,7 @@ use vmm_core::evidence::{
 use vmm_core::inspect::{InspectError, Kernel};
 use vmm_core::scenario::{Cause, Does, Hold, Passing, Scenario};
 
-use crate::conductor::{Conductor, Next, Stepped, Trap};
+use crate::conductor::{Conductor, Frozen, Next, Stepped, Trap};
 use crate::kvm::{self, Clock, Gic, KvmVcpu};
 use crate::subject::Hear;
 use crate::subject::linux::guest::{self, Functions, Ram, Watch};
@@ -591,23 +591,15 @@ impl<'a> Live<'a> {
     /// Lets a vCPU do the store that a watchpoint has caught, and says what came of it.
     fn store(&mut self, cpu: usize) -> Result<(), Error> {
         // What the sender has read before this store comes before it: it may be trapped behind its look already.
-        let sender = self.sender().filter(|sender| {
-            let own = &self.cpus[*sender];
-            let stands = self
-                .stand
-                .as_ref()
-                .is_some_and(|stand| stand.sender == *sender);
-            *sender != cpu && !stands && own.held.is_none() && own.awaits.is_empty()
-        });
-        let frozen = match sender {
-            Some(sender) => match self.conductor.freeze(sender) {
-                Some(trap) => {
-                    self.trapped(sender, trap)?;
-                    None
-                }
-                None => Some(sender),
-            },
-            None => None,
+        let sender = self.sender().filter(|sender| *sender != cpu);
+        let frozen = match sender.map(|sender| self.conductor.freeze(sender)) {
+            Some(Frozen::Now) => sender,
+            Some(Frozen::Trapped(trap)) => {
+                self.trapped(sender.expect("it was frozen"), trap)?;
+                None
+            }
+            // It stands, is held, or it is what it does that has this store done.
+            Some(Frozen::Before) | None => None,
         };
         self.step_over(cpu)?;
         let hand = self.cpus[cpu].hand;
