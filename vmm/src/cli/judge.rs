@@ -1,6 +1,6 @@
 //! `vmm judge`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use vmm_core::evidence::{Evidence, Files, MetLine, NAMES, OPTIONAL, Witnesses};
@@ -188,6 +188,18 @@ pub(super) fn json(evidence: &Evidence, verdicts: &Verdicts, came: &Outcome) -> 
     assert_eq!(rules.len(), ROWS.len());
     let words =
         |rules: &BTreeSet<Rule>| -> Vec<&str> { rules.iter().map(|rule| rule.name()).collect() };
+    let met_line = MetLine::of(&evidence.events).map(|line| {
+        let parts = line.parts().map(|(cpu, bytes)| serde_json::json!({ "cpu": cpu.0, "text": bytes.escape_ascii().to_string() }));
+        serde_json::json!({ "parts": parts.collect::<Vec<_>>(), "ended": line.is_ended() })
+    });
+    let witnesses = Witnesses::of(evidence).map(|witnesses| {
+        let whole: BTreeMap<_, _> = witnesses.whole().map(|(witness, whole)| (witness.name(), whole)).collect();
+        let not_whole = witnesses.not_whole().map(|(text, has)| {
+            let has: BTreeMap<_, _> = has.map(|(witness, has)| (witness.name(), has.word())).collect();
+            serde_json::json!({ "text": text, "has": has })
+        });
+        serde_json::json!({ "records": witnesses.records(), "whole": whole, "not_whole": not_whole.collect::<Vec<_>>() })
+    });
     serde_json::json!({
         "format": vmm_core::evidence::FORMAT,
         "scenario": evidence.setting.scenario,
@@ -199,5 +211,7 @@ pub(super) fn json(evidence: &Evidence, verdicts: &Verdicts, came: &Outcome) -> 
         "expected": words(&came.expected),
         "untested": words(&came.untested),
         "rules": rules,
+        "met_line": met_line,
+        "witnesses": witnesses,
     })
 }

@@ -24,7 +24,7 @@ pub use note::{Note, NoteState, Regs};
 pub use place::{Place, PlaceKind, Places};
 pub use trace::{Rows, Trace};
 pub use wire::{MetLine, without_prefix, without_repeats};
-pub use witness::{Has, Witnesses};
+pub use witness::{Has, Witness, Witnesses};
 
 use crate::arm::{CpuId, CpuSet};
 

@@ -43,6 +43,16 @@ impl MetLine {
         met.then_some(line)
     }
 
+    /// What of it each CPU has sent, in order.
+    pub fn parts(&self) -> impl Iterator<Item = (CpuId, &[u8])> {
+        self.parts.iter().map(|(cpu, bytes)| (*cpu, &bytes[..]))
+    }
+
+    /// Whether its end has come.
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
     fn push(&mut self, cpu: CpuId, byte: u8) {
         match self.parts.last_mut() {
             Some((last, bytes)) if *last == cpu => bytes.push(byte),

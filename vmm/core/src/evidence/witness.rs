@@ -18,7 +18,8 @@ pub enum Has {
 }
 
 impl Has {
-    fn word(self) -> &'static str {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
         match self {
             Has::Whole => "whole",
             Has::Cut => "cut",
@@ -27,10 +28,46 @@ impl Has {
     }
 }
 
+/// What else there is than the log ring.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Witness {
+    /// What left for the console.
+    Wire,
+    /// ramoops' console zone at the end of the run.
+    Pstore,
+    /// The same zone, as another kernel finds it.
+    PstoreAfterReset,
+    /// What the capture kernel reads.
+    Vmcore,
+}
+
+impl Witness {
+    /// Its name for machines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Wire => "wire",
+            Self::Pstore => "pstore",
+            Self::PstoreAfterReset => "pstore-after-reset",
+            Self::Vmcore => "vmcore",
+        }
+    }
+}
+
+impl fmt::Display for Witness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Wire => "the wire",
+            Self::Pstore => "pstore",
+            Self::PstoreAfterReset => "pstore after the reset",
+            Self::Vmcore => "the vmcore",
+        })
+    }
+}
+
 /// The witnesses of a run side by side.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Witnesses {
-    names: Vec<&'static str>,
+    names: Vec<Witness>,
     /// By record of the ring that the console had to show: what each witness has of it.
     rows: Vec<(String, Vec<Has>)>,
 }
@@ -81,13 +118,13 @@ impl Witnesses {
             .collect();
         let pstore = evidence.pstore.as_ref();
         let texts = [
-            ("the wire", Some(&wire)),
-            ("pstore", pstore.map(|pstore| &pstore.console)),
+            (Witness::Wire, Some(&wire)),
+            (Witness::Pstore, pstore.map(|pstore| &pstore.console)),
             (
-                "pstore after the reset",
+                Witness::PstoreAfterReset,
                 pstore.and_then(|pstore| pstore.found.as_ref()),
             ),
-            ("the vmcore", evidence.dmesg.as_ref()),
+            (Witness::Vmcore, evidence.dmesg.as_ref()),
         ];
         let there = texts
             .into_iter()
@@ -113,15 +150,21 @@ impl Witnesses {
         Some(Self { names, rows })
     }
 
-    /// How many records a witness has whole.
-    pub fn whole(&self, name: &str) -> Option<usize> {
-        let at = self.names.iter().position(|known| *known == name)?;
-        Some(
-            self.rows
-                .iter()
-                .filter(|(_, has)| has[at] == Has::Whole)
-                .count(),
-        )
+    /// The witnesses, and how many records each has whole.
+    pub fn whole(&self) -> impl Iterator<Item = (Witness, usize)> {
+        self.names.iter().enumerate().map(|(at, witness)| {
+            let whole = self.rows.iter().filter(|(_, has)| has[at] == Has::Whole);
+            (*witness, whole.count())
+        })
+    }
+
+    /// The records that not every witness has whole, and what each has of it.
+    pub fn not_whole(&self) -> impl Iterator<Item = (&str, impl Iterator<Item = (Witness, Has)>)> {
+        self.rows.iter().filter_map(|(text, has)| {
+            let each = self.names.iter().copied().zip(has.iter().copied());
+            let whole = has.iter().all(|has| *has == Has::Whole);
+            (!whole).then_some((text.as_str(), each))
+        })
     }
 
     /// How many records there are.
@@ -134,17 +177,13 @@ impl fmt::Display for Witnesses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.records();
         write!(f, "of the log ring's {count} records are whole: ")?;
-        for (at, name) in self.names.iter().enumerate() {
-            let whole = self.whole(name).expect("it is one of these");
+        for (at, (name, whole)) in self.whole().enumerate() {
             let and = if at == 0 { "" } else { ", " };
             write!(f, "{and}{whole} in {name}")?;
         }
         writeln!(f)?;
-        for (text, has) in &self.rows {
-            if has.iter().all(|has| *has == Has::Whole) {
-                continue;
-            }
-            let each: Vec<String> = (self.names.iter().zip(has))
+        for (text, has) in self.not_whole() {
+            let each: Vec<String> = has
                 .map(|(name, has)| format!("{} in {name}", has.word()))
                 .collect();
             writeln!(f, "    {}: \"{}\"", each.join(", "), without_repeats(text))?;
