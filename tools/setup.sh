@@ -15,6 +15,8 @@
 #   kernels/KEY/NAME/              a guest kernel that tools/kernels.sh has built
 #   sysroot/VERSION/               the sysroot that lends Debian's rustc-web VERSION the arm64 standard library
 #   tools/NAME-VERSION/            a program from the crate registry
+#   tools/checkers-HASH/           what tools/checkers.txt names, from the Python registry
+#   tools/checkers                 a link to it
 #   partial/                       what is being fetched or unpacked; whatever is whole was renamed out of it
 #   lock                           held by the one setup that changes the cache
 set -eu
@@ -26,6 +28,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 cache=$HOLDPOINT_CACHE
 partial=$cache/partial
 cargo_deny=0.20.2
+checkers=checkers-$(grep -v '^#' "$here/checkers.txt" | sha256sum | cut -c 1-16)
 
 # shellcheck source=tools/debian.sh
 . "$here/debian.sh"
@@ -108,7 +111,9 @@ survey() {
     done)
     deny=
     if for_purpose lint && ! [ -d "$cache/tools/cargo-deny-$cargo_deny" ]; then deny=1; fi
-    [ "$system$std$fetch$deny" ]
+    check=
+    if for_purpose test && [ "$(readlink "$cache/tools/checkers")" != "$checkers" ]; then check=1; fi
+    [ "$system$std$fetch$deny$check" ]
 }
 
 plan() {
@@ -125,6 +130,10 @@ plan() {
     if [ "$deny" ]; then
         echo "  from the crate registry, to be built into $cache:"
         echo "    cargo-deny     $cargo_deny, the licence check of make lint (takes 1 to 4 minutes)"
+    fi
+    if [ "$check" ]; then
+        echo "  from the Python registry, to be put into $cache:"
+        echo "    checkers       $(grep -v '^#' "$here/checkers.txt" | tr '\n' ' ')"
     fi
 }
 
@@ -375,6 +384,19 @@ if [ "$deny" ]; then
         cargo install --debug --locked --root "$partial/cargo-deny" "cargo-deny@$cargo_deny"
     mkdir -p "$cache/tools"
     mv -T "$partial/cargo-deny" "$cache/tools/cargo-deny-$cargo_deny"
+fi
+
+# ---- Programs from the Python registry ----
+
+if [ "$check" ]; then
+    say "fetching $(grep -v '^#' "$here/checkers.txt" | tr '\n' ' ')"
+    mkdir -p "$cache/tools"
+    # Into a folder of its own: no program of the machine's Python is touched.
+    run "pip install" python3 -m pip install --disable-pip-version-check --no-cache-dir --root-user-action ignore \
+        --target "$partial/checkers" --requirement "$here/checkers.txt"
+    rm -rf "${cache:?}/tools/$checkers"
+    mv -T "$partial/checkers" "$cache/tools/$checkers"
+    link "$checkers" "$cache/tools/checkers"
 fi
 
 survey && die "still missing after all that: $system $fetch"

@@ -314,10 +314,14 @@ impl Lab {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
-        let vmm = Vmm::new(arguments);
+        self.lend(Vmm::new(arguments))
+    }
+
+    /// The same of another command, of which vmm is a part.
+    pub fn lend(&self, command: Vmm) -> Vmm {
         match self.serving {
-            Some(_) => vmm.env("VMM_LAB_SOCKET", &self.socket),
-            None => vmm,
+            Some(_) => command.env("VMM_LAB_SOCKET", &self.socket),
+            None => command,
         }
     }
 

@@ -25,9 +25,12 @@ pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
             "matrix::a_wrong_expectation_turns_its_cells_red",
             a_wrong_expectation,
         ),
+        lab.trial("matrix::its_parts_merged_are_the_whole", merged),
+        lab.trial("matrix::as_an_array_of_slurm_s", slurm),
         lab.trial("matrix::ctrl_c_keeps_what_is_finished", ctrl_c),
         lab.trial("matrix::it_runs_where_kvm_is", where_kvm_is),
         lab.trial("matrix::of_a_kernel_it_says_right_and_wrong", of_a_kernel),
+        lab.trial("matrix::git_bisect_finds_what_mended_it", bisected),
         alone("matrix::a_lab_that_dies_is_told", a_lab_that_dies),
         lab.trial("matrix::the_whole", the_whole)
             .with_ignored_flag(true),
@@ -144,6 +147,94 @@ fn killed_and_resumed(lab: &Lab) {
         .complains("--seed differ");
 }
 
+fn merged(lab: &Lab) {
+    let folder = declared(SMALL);
+    let at = folder.path();
+    let matrix = |more: &[&str]| {
+        let arguments = ["matrix", "m.toml", "--out"].iter().chain(more);
+        lab.vmm(arguments).within(at).run()
+    };
+    let merge = |parts: &[&str]| {
+        let arguments = ["report", "merge"].iter().chain(parts);
+        Vmm::new(arguments).within(at).run()
+    };
+    matrix(&["whole"]).exits(0);
+    matrix(&["1", "--shard", "1/3"]).exits(0);
+    matrix(&["3", "--shard", "3/3"]).exits(0);
+    merge(&["3", "1", "--out", "merged"])
+        .exits(2)
+        .complains("part 2/3 is missing");
+    merge(&["whole", "1"])
+        .exits(2)
+        .complains("whole is of a whole matrix");
+    matrix(&["2", "--shard", "2/3", "--repeat", "2"]).exits(0);
+    merge(&["3", "1", "2"])
+        .exits(2)
+        .complains("1 and 2 are not parts of one matrix: --repeat differ");
+    fs::remove_dir_all(at.join("2")).unwrap();
+    matrix(&["2", "--shard", "2/3"]).exits(0);
+    fs::rename(at.join("2/report.json"), at.join("2/later")).unwrap();
+    merge(&["3", "1", "2", "--out", "merged"])
+        .exits(2)
+        .complains("2 has no report.json: its matrix was broken off; the same command with --resume goes on with it");
+    assert!(!at.join("merged").exists());
+    fs::rename(at.join("2/later"), at.join("2/report.json")).unwrap();
+    merge(&["3", "1", "2", "--out", "merged"])
+        .exits(0)
+        .says("12 cells: 12 as expected");
+    assert_eq!(
+        timeless(report(&at.join("merged"))),
+        timeless(report(&at.join("whole")))
+    );
+    let said = Vmm::new(["report", "merge", "1", "2", "3", "--format", "json"])
+        .within(at)
+        .run()
+        .exits(0)
+        .stdout;
+    let kept = fs::read_to_string(at.join("merged/report.json")).unwrap();
+    assert_eq!(said, kept);
+    // To the matrix it is a folder of its own, in which everything is finished, with its evidence.
+    let again = matrix(&["merged", "--resume"]).exits(0);
+    assert!(
+        again.stdout.starts_with("12 cells: 12 as expected"),
+        "{}",
+        again.story()
+    );
+    for cell in report(&at.join("merged"))["cells"].as_array().unwrap() {
+        let evidence = cell["runs"][0]["evidence"].as_str().unwrap();
+        let folder = at.join("merged").join(evidence);
+        Vmm::new(["judge", folder.to_str().unwrap(), "--quiet"])
+            .run()
+            .exits(0);
+    }
+}
+
+/// What Slurm sets for each task of an array is all that examples/slurm.sh knows of it.
+fn slurm(lab: &Lab) {
+    let folder = declared(SMALL);
+    let script = root().join("examples/slurm.sh");
+    let programs = std::env::var("PATH").unwrap();
+    let programs = format!("{}:{programs}", root().join("target/release").display());
+    let task = |id: &str| {
+        lab.lend(Vmm::at(&script, ["kept", "m.toml", "--quiet"]))
+            .within(folder.path())
+            .env("PATH", &programs)
+            .env("SLURM_ARRAY_TASK_ID", id)
+            .env("SLURM_ARRAY_TASK_COUNT", "2")
+            .run()
+            .exits(0)
+    };
+    task("1").says("6 cells: 6 as expected");
+    task("2").says("6 cells: 6 as expected");
+    // Queued again, it finds everything done.
+    task("2").says("6 cells: 6 as expected");
+    Vmm::new(["report", "merge", "kept/part-1", "kept/part-2"])
+        .within(folder.path())
+        .run()
+        .exits(0)
+        .says("12 cells: 12 as expected");
+}
+
 /// The finished runs that are whole in a journal whose writer was killed.
 fn journal_of_whole_lines(folder: &Path) -> usize {
     let text = fs::read(folder.join("journal.jsonl")).unwrap();
@@ -247,6 +338,60 @@ fn of_a_kernel(lab: &Lab) {
     lab.vmm(arguments.iter().chain(&["--filter", "idle-plain"]))
         .run()
         .exits(125);
+}
+
+/// A history in which each commit builds another of our kernels, and docs/matrix.md's way to ask it.
+fn bisected(lab: &Lab) {
+    let folder = tempfile::tempdir().unwrap();
+    let git = |arguments: &[&str]| {
+        let identity = [
+            "-c",
+            "user.name=nobody",
+            "-c",
+            "user.email=nobody@localhost",
+        ];
+        lab.lend(Vmm::at(Path::new("git"), identity.iter().chain(arguments)))
+            .within(folder.path())
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .run()
+            .exits(0)
+    };
+    git(&["init", "--quiet"]);
+    let row = [
+        "nmi-only",
+        "nmi-only",
+        "none",
+        "v1-proposal",
+        "v1-corrected",
+        "irq-then-nmi",
+        "irq-then-nmi",
+    ];
+    for (at, kernel) in row.iter().enumerate() {
+        fs::write(folder.path().join("kernel"), kernel).unwrap();
+        fs::write(folder.path().join("commit"), at.to_string()).unwrap();
+        git(&["add", "."]);
+        git(&["commit", "--quiet", "--message", &format!("{at}: {kernel}")]);
+    }
+    git(&[
+        "bisect",
+        "start",
+        "--term-old=broken",
+        "--term-new=mended",
+        "HEAD",
+        "HEAD~6",
+    ]);
+    // "none" is a kernel that cannot be had: git goes round it.
+    let ask = format!(
+        r#"kernel={}/$(cat kernel)/Image
+           {} matrix --bisect --kernel "$kernel" --filter scenario=console-locked
+           case $? in 0) exit 1;; 1) exit 0;; *) exit 125;; esac"#,
+        root().join("target/guests").display(),
+        root().join("target/release/vmm").display(),
+    );
+    let outcome = git(&["bisect", "run", "sh", "-c", &ask]);
+    let found = git(&["log", "--format=%s", "--max-count=1", "refs/bisect/mended"]);
+    assert_eq!(found.stdout, "4: v1-corrected\n", "{}", outcome.story());
 }
 
 fn a_lab_that_dies() {

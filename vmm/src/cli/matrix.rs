@@ -2,6 +2,7 @@
 
 mod cell;
 mod journal;
+mod merge;
 mod show;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -13,6 +14,7 @@ use std::thread;
 
 use cell::{Job, Lost};
 use journal::{Heading, Journal};
+pub(super) use merge::{Args as ReportArgs, main as report};
 use sha2::{Digest as _, Sha256};
 use show::{Show, Work};
 use vmm_core::evidence::Evidence;
@@ -32,6 +34,9 @@ use crate::subject::{linux, payload};
 
 /// What is run where no file is named.
 const DEFAULT: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/matrix.toml"));
+
+/// The report in the folder of a matrix.
+const REPORT: &str = "report.json";
 
 /// Run many scenarios on many subjects, and say what came of it
 #[derive(clap::Args)]
@@ -173,12 +178,19 @@ fn matrix(args: &Args, wish: Wish) -> Result<Exit, String> {
     let end = performance.perform(wish, &mut journal);
     let report = performance.report(about(args));
     if let Some(journal) = &journal {
-        let json = serde_json::to_string_pretty(&report).expect("a report is plain data");
-        journal.keep("report.json", &(json + "\n"))?;
+        journal.keep(REPORT, &json(&report))?;
     }
-    tell_all(args, &report)?;
+    tell_all(args.format, &report)?;
+    if args.kernel.is_some() && args.format.is_none() {
+        print(&of_kernel(&report));
+    }
     match end {
-        End::Done => Ok(exit(args, &report)),
+        End::Done if args.bisect => Ok(match report.bisect() {
+            0 => Exit::Expected,
+            1 => Exit::Surprise,
+            _ => Exit::Untold,
+        }),
+        End::Done => Ok(exit(&report)),
         End::Signal(signal) => {
             tell(&kept_words(args, &report, "ended by a signal"));
             Ok(Exit::Signal(signal))
@@ -537,23 +549,19 @@ fn next<'j>(jobs: &Mutex<VecDeque<Job<'j>>>) -> Option<Job<'j>> {
     queue(jobs).pop_front()
 }
 
-fn tell_all(args: &Args, report: &Report) -> Result<(), String> {
-    let text = match args.format {
-        None => {
-            print(&summary(report));
-            if args.kernel.is_some() {
-                print(&of_kernel(report));
-            }
-            return Ok(());
-        }
+fn json(report: &Report) -> String {
+    serde_json::to_string_pretty(report).expect("a report is plain data") + "\n"
+}
+
+fn tell_all(format: Option<Format>, report: &Report) -> Result<(), String> {
+    let text = match format {
+        None => summary(report),
         Some(Format::Ktap) => ktap(report),
         Some(Format::Tap13) => tap13(report),
         Some(Format::Junit) => {
             junit(report).map_err(|error| format!("cannot make XML of it: {error}"))?
         }
-        Some(Format::Json) => {
-            serde_json::to_string_pretty(report).expect("a report is plain data") + "\n"
-        }
+        Some(Format::Json) => json(report),
     };
     print(&text);
     Ok(())
@@ -573,14 +581,7 @@ fn kept_words(args: &Args, report: &Report, why: &str) -> String {
     format!("{why}; {runs} of {all} runs {kept}")
 }
 
-fn exit(args: &Args, report: &Report) -> Exit {
-    if args.bisect {
-        return match report.bisect() {
-            0 => Exit::Expected,
-            1 => Exit::Surprise,
-            _ => Exit::Untold,
-        };
-    }
+fn exit(report: &Report) -> Exit {
     let any = |standings: &[Standing]| standings.iter().any(|standing| report.count(*standing) > 0);
     if any(&[Standing::Surprise, Standing::Flaky, Standing::Inconclusive]) {
         Exit::Surprise

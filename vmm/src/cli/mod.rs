@@ -57,6 +57,7 @@ enum Verb {
     Explore(explore::Args),
     Run(run::Args),
     Matrix(matrix::Args),
+    Report(matrix::ReportArgs),
     Host(host::Args),
     Lab(lab::Args),
     Judge(judge::Args),
@@ -88,7 +89,7 @@ impl Verb {
             Verb::Host(_) => (wish == Wish::Lab).then(Default::default),
             Verb::Explore(args) => args.needs()?,
             // It sends its cells there itself.
-            Verb::Judge(_) | Verb::Lab(_) | Verb::Matrix(_) => None,
+            Verb::Judge(_) | Verb::Lab(_) | Verb::Matrix(_) | Verb::Report(_) => None,
             Verb::Completions(_) | Verb::Man(_) => None,
         })
     }
@@ -134,6 +135,7 @@ pub fn main() -> ExitCode {
         Verb::Run(args) => run_scenario(&args),
         Verb::Judge(args) => judge::main(args),
         Verb::Matrix(args) => matrix::main(&args, wish),
+        Verb::Report(args) => matrix::report(&args),
         Verb::Completions(args) => completions::main(&args),
         Verb::Man(args) => man::main(&args),
         Verb::Bench(args) => bench(&args),

@@ -75,6 +75,8 @@ pub const AXES: [&str; 6] = ["scenario", "subject", "by", "cpus", "pseudo-nmi", 
 /// One run of the matrix.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Cell {
+    /// Its place in the whole matrix, from 0.
+    pub place: usize,
     /// The scenario as the declaration has it: a name, or a path.
     pub given: String,
     /// What its file says are its own conditions.
@@ -258,6 +260,9 @@ impl Matrix {
             }
             plan.cells.extend(cells);
         }
+        for (place, cell) in plan.cells.iter_mut().enumerate() {
+            cell.place = place;
+        }
         if plan.cells.is_empty() {
             return Err(MatrixError::Empty {
                 left_out: plan.left_out_text(),
@@ -297,6 +302,7 @@ impl Set {
                     match fitting(parts, &family, kind, &by, conditions) {
                         Ok(scenario) => {
                             let cell = Cell {
+                                place: 0,
                                 given: given.clone(),
                                 own: family.own.conditions(),
                                 scenario: scenario.clone(),

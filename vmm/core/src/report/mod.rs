@@ -6,6 +6,7 @@
 mod junit;
 mod kernel;
 mod ktap;
+mod merge;
 mod tap;
 mod text;
 
@@ -20,6 +21,7 @@ use crate::oracle::Rule;
 pub use junit::junit;
 pub use kernel::of_kernel;
 pub use ktap::ktap;
+pub use merge::MergeError;
 pub use tap::tap13;
 pub use text::{line, summary};
 
@@ -225,6 +227,8 @@ impl Parted {
 pub struct CellReport {
     /// Its name.
     pub name: String,
+    /// Its place in the whole matrix, from 0.
+    pub place: usize,
     /// Its scenario.
     pub scenario: String,
     /// Why that scenario is there.
@@ -253,6 +257,7 @@ impl CellReport {
         let [scenario, subject, by, _, _, stop] = cell.axes();
         Self {
             name: cell.name(),
+            place: cell.place,
             scenario,
             why: cell.scenario.why.clone(),
             subject,

@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use vmm_core::report::{FORMAT, Run};
 
+/// The journal's file.
+pub(super) const NAME: &str = "journal.jsonl";
+
 /// What is run: a journal goes on only with the same.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct Heading {
@@ -49,6 +52,26 @@ impl Heading {
         let names: Vec<&str> = different.map(|(name, _)| *name).collect();
         names.join(", ")
     }
+
+    /// Takes in what another part of the same matrix is of, if it is one.
+    fn take_in(&mut self, other: Self) -> Result<(), String> {
+        let mut alike = other.clone();
+        alike.shard.clone_from(&self.shard);
+        alike.cells.clone_from(&self.cells);
+        alike.files.clone_from(&self.files);
+        // A kernel that only one of the parts has run is nobody else's.
+        for (path, hash) in &other.files {
+            if let Some(own) = alike.files.get_mut(path) {
+                own.clone_from(hash);
+            }
+        }
+        if alike != *self {
+            return Err(self.difference(&alike));
+        }
+        self.cells.extend(other.cells);
+        self.files.extend(other.files);
+        Ok(())
+    }
 }
 
 #[derive(Deserialize, Serialize)]
@@ -78,7 +101,7 @@ impl Journal {
         resume: bool,
     ) -> Result<(Self, BTreeMap<String, Vec<Run>>), String> {
         fs::create_dir_all(folder).map_err(|error| unwritable(folder, &error))?;
-        let path = folder.join("journal.jsonl");
+        let path = folder.join(NAME);
         let text = match fs::read(&path) {
             Ok(_) if !resume => {
                 return Err(format!(
@@ -121,6 +144,42 @@ impl Journal {
         Ok((journal, runs))
     }
 
+    /// Makes one, in a new folder, of those of the parts of a matrix, with their evidence.
+    pub(super) fn merge(parts: &[PathBuf], folder: &Path) -> Result<Self, String> {
+        let mut whole: Option<Heading> = None;
+        let mut all: BTreeMap<String, (&Path, Vec<Run>)> = BTreeMap::new();
+        for part in parts {
+            let path = part.join(NAME);
+            let text = fs::read(&path)
+                .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+            let (heading, runs) = read(&path, &text)?;
+            let heading = heading.ok_or_else(|| format!("{} has nothing in it", path.display()))?;
+            match &mut whole {
+                None => whole = Some(heading),
+                Some(whole) => whole.take_in(heading).map_err(|what| {
+                    format!(
+                        "{} and {} are not parts of one matrix: {what} differ",
+                        parts[0].display(),
+                        part.display()
+                    )
+                })?,
+            }
+            all.extend(runs.into_iter().map(|(cell, runs)| (cell, (&**part, runs))));
+        }
+        let mut heading = whole.ok_or("there is no part to merge")?;
+        heading.shard = None;
+        let (mut journal, _) = Self::open(folder, &heading, false)?;
+        for (cell, (part, runs)) in all {
+            for run in runs {
+                if let Some(evidence) = &run.evidence {
+                    copy(&part.join(evidence), &folder.join(evidence))?;
+                }
+                journal.finished(&cell, &run)?;
+            }
+        }
+        Ok(journal)
+    }
+
     fn write(&mut self, line: &impl Serialize) -> Result<(), String> {
         let mut text = serde_json::to_vec(line).expect("plain data is JSON");
         text.push(b'\n');
@@ -152,6 +211,24 @@ impl Journal {
         };
         write().map_err(|error| unwritable(&path, &error))
     }
+}
+
+/// Copies the files of a folder into another one.
+fn copy(from: &Path, to: &Path) -> Result<(), String> {
+    fs::create_dir_all(to).map_err(|error| unwritable(to, &error))?;
+    let unreadable = |error| format!("cannot read {}: {error}", from.display());
+    for entry in fs::read_dir(from).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        let copy = to.join(entry.file_name());
+        fs::copy(entry.path(), &copy).map_err(|error| {
+            format!(
+                "cannot copy {} to {}: {error}",
+                entry.path().display(),
+                copy.display()
+            )
+        })?;
+    }
+    Ok(())
 }
 
 /// Has the disk take what lies in a folder.
