@@ -160,6 +160,10 @@ bench: $(HOST_VMM) $(PAYLOAD) images kernels target/bench/qemu $(LAB) ## figures
 	@echo "Load $$(cut -d ' ' -f 1 /proc/loadavg) after. The model explores its default set in:"
 	@bash -c 'time for scenario in tests/scenarios/any-*.toml; do \
 	    $(HOST_VMM) explore $$(basename $$scenario .toml) -q > /dev/null || exit; done'
+	@echo
+	@echo "The matrix, with its lab's start:"
+	@bash -c 'for options in "--filter subject=payload --jobs 1" "--filter subject=payload --jobs 2" ""; do \
+	    TIMEFORMAT="vmm matrix $$options: %R s"; time $(HOST_VMM) matrix $$options -q > /dev/null || exit; done'
 
 .PHONY: man
 man: target/man/vmm.1 ## the manual pages: target/man

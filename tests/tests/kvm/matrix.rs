@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use e2e::{Lab, Vmm, payload, root};
+use e2e::{Lab, OnTerminal, Vmm, payload, root};
 use libtest_mimic::Trial;
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
@@ -25,6 +25,12 @@ pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
             "matrix::a_wrong_expectation_turns_its_cells_red",
             a_wrong_expectation,
         ),
+        lab.trial(
+            "matrix::a_disk_that_takes_no_more_loses_nothing",
+            a_full_disk,
+        ),
+        lab.trial("matrix::on_a_terminal_it_is_alive", on_a_terminal),
+        lab.trial("matrix::a_broken_table_turns_its_cells_red", a_broken_table),
         lab.trial("matrix::its_parts_merged_are_the_whole", merged),
         lab.trial("matrix::as_an_array_of_slurm_s", slurm),
         lab.trial("matrix::ctrl_c_keeps_what_is_finished", ctrl_c),
@@ -235,6 +241,45 @@ fn slurm(lab: &Lab) {
         .says("12 cells: 12 as expected");
 }
 
+/// No file may grow beyond 41 KiB, which the journal does near its end, and no evidence of the payload's.
+fn a_full_disk(lab: &Lab) {
+    let folder = declared(SMALL);
+    let at = folder.path();
+    let vmm = root().join("target/release/vmm");
+    let vmm = vmm.to_str().unwrap();
+    let limited = r#"trap '' XFSZ; ulimit -f 82; exec "$@""#;
+    let matrix = ["matrix", "m.toml", "--repeat", "3", "--out", "out"];
+    let shell = ["-c", limited, "sh", vmm];
+    let outcome = lab
+        .lend(Vmm::at(Path::new("sh"), shell.iter().chain(&matrix)))
+        .within(at)
+        .run()
+        .exits(2)
+        .complains("vmm: cannot write out/journal.jsonl: File too large")
+        .complains(" of 36 runs are finished and kept in out; the same with --resume goes on");
+    let kept = journal_of_whole_lines(&at.join("out"));
+    assert!((1..36).contains(&kept), "{kept}");
+    outcome.complains(&format!("; {kept} of 36 runs are finished"));
+    assert!(!at.join("out/report.json").exists());
+    assert!(!at.join("out/report.json.new").exists());
+    lab.vmm(matrix.iter().chain(&["--resume"]))
+        .within(at)
+        .run()
+        .exits(0)
+        .says("12 cells: 12 as expected");
+    let mut runs: Vec<u64> = Vec::new();
+    for cell in report(&at.join("out"))["cells"].as_array().unwrap() {
+        runs.extend(
+            cell["runs"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|run| run["run"].as_u64().unwrap()),
+        );
+    }
+    assert_eq!(runs, [1, 2, 3].repeat(12));
+}
+
 /// The finished runs that are whole in a journal whose writer was killed.
 fn journal_of_whole_lines(folder: &Path) -> usize {
     let text = fs::read(folder.join("journal.jsonl")).unwrap();
@@ -276,6 +321,52 @@ fn a_wrong_expectation(lab: &Lab) {
         .exits(1)
         .says("6 cells: 5 as expected, 1 surprise")
         .says("surprise: idle-crash/payload/v1-proposal/");
+}
+
+/// The payload saves its registers behind the ack wherever a protocol has these two steps there, and is judged by the table as it is.
+fn a_broken_table(lab: &Lab) {
+    let folder = declared(&SMALL.replace("\"idle-crash\"", "\"idle-crash\", \"idle-plain\""));
+    let outcome = lab
+        .vmm(["matrix", "m.toml", "--swap", "crash:2", "--out", "out"])
+        .within(folder.path())
+        .run()
+        .exits(1)
+        .says("    ack-after-save: CPU ")
+        .says(" --swap crash:2 --schedule ")
+        .says("18 cells: 12 as expected, 6 surprises");
+    let standings = standings(&report(&folder.path().join("out")));
+    let red = [
+        "console-locked/payload/v1-corrected/4cpus-nmi-crash",
+        "console-locked/payload/irq-then-nmi/4cpus-nmi-crash",
+        "console-locked/payload/irq-nmi-sdei/4cpus-nmi-crash",
+        "idle-crash/payload/v1-corrected/4cpus-nmi-crash",
+        "idle-crash/payload/irq-then-nmi/4cpus-nmi-crash",
+        "idle-crash/payload/irq-nmi-sdei/4cpus-nmi-crash",
+    ];
+    assert_eq!(standings["surprise"], red, "{}", outcome.story());
+}
+
+/// What somebody has to look at stays, what nobody has to is counted, and in the end there is the summary.
+fn on_a_terminal(lab: &Lab) {
+    let folder = declared(&SMALL.replace("\"console-locked\"", "\"./mistaken.toml\""));
+    mistaken(folder.path());
+    let mut matrix = OnTerminal::start(lab.vmm(["matrix", "m.toml"]).within(folder.path()));
+    matrix
+        .terminal
+        .wait_for("0 of 12, no surprise, time left not known yet");
+    matrix
+        .terminal
+        .wait_for("surprise: console-locked/payload/nmi-only/");
+    let outcome = matrix.end().exits(1);
+    let said = &outcome.stdout;
+    assert!(said.contains(" left after "), "{}", outcome.story());
+    assert!(!said.contains("as expected  "), "{}", outcome.story());
+    // Behind it the live view is gone.
+    let (_, end) = said.rsplit_once('\u{1b}').unwrap();
+    assert!(
+        end.contains("12 cells: 11 as expected, 1 surprise"),
+        "{end:?}"
+    );
 }
 
 fn ctrl_c(lab: &Lab) {

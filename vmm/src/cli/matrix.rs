@@ -27,10 +27,12 @@ use vmm_core::report::{
 
 use super::interrupt::Interrupt;
 use super::judge::{names, read};
+use super::run::swap;
 use super::stdout::print;
 use super::{Exit, scenarios, tell};
 use crate::lab::{self, Ground, Place, Stopper, Wish};
-use crate::subject::{linux, payload};
+use crate::subject::linux;
+use crate::subject::payload::{self, Swap};
 
 /// What is run where no file is named.
 const DEFAULT: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/matrix.toml"));
@@ -103,6 +105,10 @@ pub(super) struct Args {
     /// The payload, where it shall not be looked for
     #[arg(long, value_name = "FILE")]
     payload: Option<PathBuf>,
+    /// Have the payload swap step N of its handler and the next one (crash:N, plain:N) wherever its protocol has them, and see which
+    /// cells notice
+    #[arg(long, value_name = "STEP", value_parser = swap)]
+    swap: Option<Swap>,
     /// Print the result for a machine
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
@@ -175,10 +181,13 @@ fn matrix(args: &Args, wish: Wish) -> Result<Exit, String> {
         None => (None, BTreeMap::new()),
     };
     let mut performance = Performance::new(args, &plan, kept);
-    let end = performance.perform(wish, &mut journal);
+    let mut end = performance.perform(wish, &mut journal);
     let report = performance.report(about(args));
-    if let Some(journal) = &journal {
-        journal.keep(REPORT, &json(&report))?;
+    if let Some(journal) = &journal
+        && let Err(why) = journal.keep(REPORT, &json(&report))
+        && matches!(end, End::Done)
+    {
+        end = End::Trouble(why);
     }
     tell_all(args.format, &report)?;
     if args.kernel.is_some() && args.format.is_none() {
@@ -326,6 +335,7 @@ fn heading(args: &Args, plan: &Plan) -> Result<Heading, String> {
         strict: args.is_strict(),
         repeat: args.repeat,
         seed: args.seed,
+        swap: args.swap.map(|swap| swap.to_string()),
         cells: cells.collect(),
         files,
     })

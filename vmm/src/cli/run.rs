@@ -293,7 +293,7 @@ impl Args {
     }
 }
 
-fn swap(text: &str) -> Result<Swap, String> {
+pub(super) fn swap(text: &str) -> Result<Swap, String> {
     let meant = "crash:N or plain:N is meant, N from 1";
     let (stop, number) = text.split_once(':').ok_or(meant)?;
     let stop = match stop {

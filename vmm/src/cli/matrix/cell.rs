@@ -66,8 +66,12 @@ impl Job<'_> {
             return words;
         }
         words.extend(["--seed".to_owned(), self.seed(args).to_string()]);
-        if cell.kind == Kind::Linux {
-            words.extend(args.of_linux());
+        match (cell.kind, &cell.by, args.swap) {
+            (Kind::Linux, ..) => words.extend(args.of_linux()),
+            (Kind::Payload, By::Protocol(protocol), Some(swap)) if swap.fits(protocol) => {
+                words.extend(["--swap".to_owned(), swap.to_string()]);
+            }
+            _ => {}
         }
         words
     }

@@ -25,6 +25,7 @@ pub(super) struct Heading {
     pub(super) strict: bool,
     pub(super) repeat: u64,
     pub(super) seed: u64,
+    pub(super) swap: Option<String>,
     /// The cells, by their names and what each of them is.
     pub(super) cells: BTreeMap<String, String>,
     /// What is run in them, by path and hash.
@@ -42,6 +43,7 @@ impl Heading {
             ("--strict", self.strict == other.strict),
             ("--repeat", self.repeat == other.repeat),
             ("--seed", self.seed == other.seed),
+            ("--swap", self.swap == other.swap),
             ("the cells", self.cells == other.cells),
             (
                 "a kernel, the initramfs or the payload",
@@ -209,7 +211,11 @@ impl Journal {
             file.sync_all()?;
             fs::rename(&new, &path)
         };
-        write().map_err(|error| unwritable(&path, &error))
+        write().map_err(|error| {
+            // Half a report is none. That it cannot be taken away either would be no news.
+            let _ = fs::remove_file(&new);
+            unwritable(&path, &error)
+        })
     }
 }
 
@@ -289,6 +295,7 @@ mod tests {
             strict: false,
             repeat: 1,
             seed: 1,
+            swap: None,
             cells: BTreeMap::new(),
             files: BTreeMap::new(),
         }
