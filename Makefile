@@ -127,13 +127,13 @@ demo: $(HOST_VMM) $(PAYLOAD) images kernels $(LAB) ## boot a stock Debian kernel
 	$(HOST_VMM) run console-locked --subject linux:irq-then-nmi --quiet
 
 .PHONY: test
-test: $(HOST_VMM) $(PAYLOAD) images kernels target/kunit $(LAB) ## all tests: units on this machine, end to end on KVM
+test: $(HOST_VMM) $(PAYLOAD) images kernels target/kunit target/checkers $(LAB) ## all tests: units on this machine, end to end on KVM
 	$(call cargo,test --locked --workspace --exclude e2e)
 	$(call cargo,test --locked -p vmm --features shuttle --lib conductor::gate)
 	$(call cargo,test --locked -p e2e --tests)
 
 .PHONY: soak
-soak: $(HOST_VMM) $(PAYLOAD) images kernels kernel-nbcon target/kunit $(LAB) ## the tests that take long, and half an hour of fuzzing each target
+soak: $(HOST_VMM) $(PAYLOAD) images kernels kernel-nbcon target/kunit target/checkers $(LAB) ## the tests that take long, and half an hour of fuzzing each target
 	$(call cargo,test --locked -p e2e --tests -- --ignored)
 	$(MAKE) fuzz FUZZ_SECONDS=1800
 
@@ -221,6 +221,9 @@ $(COMPLETIONS): $(HOST_VMM)
 # What the cache holds, where tests and people find it: links, remade when the cache has moved.
 target/guests: FORCE
 	@[ "$$(readlink $@)" = $(HOLDPOINT_CACHE)/$(@F) ] || { rm -rf $@; ln -s $(HOLDPOINT_CACHE)/$(@F) $@; }
+
+target/checkers: FORCE
+	@[ "$$(readlink $@)" = $(HOLDPOINT_CACHE)/tools/$(@F) ] || { rm -rf $@; ln -s $(HOLDPOINT_CACHE)/tools/$(@F) $@; }
 
 # The kernel's own parser of KTAP, by which the tests read what vmm matrix prints.
 target/kunit: $(wildcard $(HOLDPOINT_CACHE)/parts/kernel-source/usr/src/linux-source-*.tar.xz)

@@ -28,7 +28,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 cache=$HOLDPOINT_CACHE
 partial=$cache/partial
 cargo_deny=0.20.2
-checkers=checkers-$(grep -v '^#' "$here/checkers.txt" | sha256sum | cut -c 1-16)
+# Its source has the schema of JUnit's XML that Jenkins checks by, which is nowhere by itself.
+pytest=8.4.2
+checkers=checkers-$({ grep -v '^#' "$here/checkers.txt"; echo "$pytest"; } | sha256sum | cut -c 1-16)
 
 # shellcheck source=tools/debian.sh
 . "$here/debian.sh"
@@ -394,6 +396,9 @@ if [ "$check" ]; then
     # Into a folder of its own: no program of the machine's Python is touched.
     run "pip install" python3 -m pip install --disable-pip-version-check --no-cache-dir --root-user-action ignore \
         --target "$partial/checkers" --requirement "$here/checkers.txt"
+    run "pip download" python3 -m pip download --disable-pip-version-check --no-cache-dir --no-deps --no-binary :all: \
+        --dest "$partial/pytest" "pytest==$pytest"
+    tar -xzf "$partial/pytest/pytest-$pytest.tar.gz" -C "$partial/checkers" --strip-components=3 --wildcards '*/junit-10.xsd'
     rm -rf "${cache:?}/tools/$checkers"
     mv -T "$partial/checkers" "$cache/tools/$checkers"
     link "$checkers" "$cache/tools/checkers"

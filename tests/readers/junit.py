@@ -1,6 +1,6 @@
-"""Reads JUnit's XML and prints as JSON how many cases stand how, after comparing that with the counts that the file itself gives.
+"""Reads JUnit's XML and prints as JSON how many cases stand how, after holding it to a schema and to the counts that the file itself gives.
 
-usage: junit.py < XML
+usage: junit.py SCHEMA < XML
 """
 
 import collections
@@ -8,7 +8,11 @@ import json
 import sys
 import xml.etree.ElementTree
 
-root = xml.etree.ElementTree.fromstring(sys.stdin.read())
+import xmlschema
+
+text = sys.stdin.read()
+xmlschema.XMLSchema(sys.argv[1]).validate(text)
+root = xml.etree.ElementTree.fromstring(text)
 assert root.tag == "testsuites", root.tag
 all_kinds = collections.Counter()
 for suite in root:

@@ -1,21 +1,8 @@
 //! The files in examples are what the programs that read them take.
 
-use std::path::PathBuf;
 use std::process::Command;
 
-use e2e::root;
-
-/// Where `make test` puts what tools/checkers.txt names.
-fn checkers() -> PathBuf {
-    let cache = std::env::var_os("HOLDPOINT_CACHE").map(PathBuf::from);
-    let cache = cache.unwrap_or_else(|| {
-        let home = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        let home =
-            home.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"));
-        home.join("holdpoint")
-    });
-    cache.join("tools/checkers")
-}
+use e2e::{checkers, root};
 
 /// Whether a checker of this name takes a text, which stands in a file.
 fn takes(checker: &[&str], text: &str, name: &str) -> Result<(), String> {

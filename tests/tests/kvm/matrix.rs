@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use e2e::{Lab, OnTerminal, Vmm, payload, root};
+use e2e::{Lab, OnTerminal, Vmm, checkers, payload, root};
 use libtest_mimic::Trial;
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
@@ -535,6 +535,7 @@ fn what_is_wrong() {
 /// What a reader in another language makes of a report.
 fn read(reader: &str, arguments: &[&str], text: &str) -> String {
     let mut child = Command::new("/usr/bin/python3")
+        .env("PYTHONPATH", checkers())
         .arg(root().join("tests/readers").join(reader))
         .args(arguments)
         .stdin(Stdio::piped())
@@ -580,7 +581,9 @@ fn machines_read_it() {
         ktap["tests"].as_array().unwrap().contains(&failed),
         "{ktap:#}"
     );
-    let junit: Value = serde_json::from_str(&read("junit.py", &[], &formatted("junit"))).unwrap();
+    let schema = checkers().join("junit-10.xsd");
+    let junit = read("junit.py", &[schema.to_str().unwrap()], &formatted("junit"));
+    let junit: Value = serde_json::from_str(&junit).unwrap();
     assert_eq!(junit, serde_json::json!({ "passed": 11, "failure": 1 }));
     let tap = formatted("tap13");
     assert!(tap.starts_with("TAP version 13\n1..12\n"), "{tap}");
