@@ -4,6 +4,7 @@ mod flat;
 mod guests;
 mod line;
 mod processes;
+mod readers;
 mod terminal;
 mod vmm;
 
@@ -11,5 +12,6 @@ pub use flat::{RESET, SAY_R, SPIN, flat, image};
 pub use guests::{Guest, initrd, payload};
 pub use line::Line;
 pub use processes::Marked;
+pub use readers::read;
 pub use terminal::OnTerminal;
 pub use vmm::{Lab, Outcome, Running, Vmm, root};
