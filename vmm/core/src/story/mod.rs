@@ -4,10 +4,12 @@
 //! It is folded from the evidence, and it decides nothing: the report draws it (`report`), and `chrome` makes a trace of it. A place in
 //! it is the number of an event, since a payload's whole stop may take no guest time at all; each event has its time.
 
+mod chrome;
 mod lanes;
 mod notes;
 mod wire;
 
+pub use chrome::{ChromeTrace, chrome_trace};
 pub use lanes::{Doing, Lane};
 pub use notes::{Met, NoteStory, Register};
 pub use wire::{Line, Record, Wire};
