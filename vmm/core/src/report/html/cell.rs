@@ -104,9 +104,7 @@ fn parting(parted: &Parted) -> Markup {
             @for (run, events) in parted.runs.iter().zip([&parted.first, &parted.second]) {
                 div {
                     p { "run " (run) }
-                    ol.events start=(parted.event) {
-                        @for event in events { li { (event) } }
-                    }
+                    pre.events tabindex="0" { (events.join("\n")) }
                 }
             }
         }
