@@ -55,8 +55,3 @@ pub fn initrd() -> PathBuf {
 pub fn payload() -> PathBuf {
     root().join("target/guest/aarch64-unknown-none-softfloat/release/guest")
 }
-
-/// What tools/checkers.txt names.
-pub fn checkers() -> PathBuf {
-    root().join("target/checkers")
-}

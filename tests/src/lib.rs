@@ -4,12 +4,14 @@ mod flat;
 mod guests;
 mod line;
 mod processes;
+mod readers;
 mod terminal;
 mod vmm;
 
 pub use flat::{RESET, SAY_R, SPIN, flat, image};
-pub use guests::{Guest, checkers, initrd, payload};
+pub use guests::{Guest, initrd, payload};
 pub use line::Line;
 pub use processes::Marked;
+pub use readers::{checkers, read};
 pub use terminal::OnTerminal;
 pub use vmm::{Lab, Outcome, Running, Vmm, root};

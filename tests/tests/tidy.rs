@@ -152,8 +152,9 @@ const CORE_ROOMS: &[(&str, &[&str])] = &[
     ),
     ("oracle", &["arm", "evidence"]),
     ("pl011", &[]),
-    ("report", &["evidence", "matrix", "oracle"]),
+    ("report", &["arm", "evidence", "matrix", "oracle", "story"]),
     ("scenario", &["arm", "document", "evidence", "oracle"]),
+    ("story", &["arm", "evidence", "oracle"]),
 ];
 
 fn imports_keep_to(crate_folder: &str, rooms: &[(&str, &[&str])]) {

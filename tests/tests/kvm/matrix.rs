@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
-use e2e::{Lab, OnTerminal, Vmm, checkers, payload, root};
+use e2e::{Lab, OnTerminal, Vmm, checkers, payload, read, root};
 use libtest_mimic::Trial;
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
@@ -528,26 +527,13 @@ fn what_is_wrong() {
     matrix(SMALL, &["--shard", "3/2"]).complains("I/N is meant");
     matrix(SMALL, &["--repeat", "2"]).complains("--repeat needs --out");
     matrix(SMALL, &["--out", "/proc/out"]).complains("cannot write /proc/out");
+    // Before a cell is run: nothing is said of any.
+    let refused = matrix(SMALL, &["--report", "no-such/report.html"]).complains(
+        "cannot write the report no-such/report.html: No such file or directory (os error 2)",
+    );
+    assert_eq!(refused.stdout, "", "{}", refused.story());
     let linux = SMALL.replace("[\"payload\"]", "[\"linux\"]\nkernels = [\"no-such\"]");
     matrix(&linux, &[]).complains("there is no guest `no-such`");
-}
-
-/// What a reader in another language makes of a report.
-fn read(reader: &str, arguments: &[&str], text: &str) -> String {
-    let mut child = Command::new("/usr/bin/python3")
-        .env("PYTHONPATH", checkers())
-        .arg(root().join("tests/readers").join(reader))
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("/usr/bin/python3: {error}; `make test` installs it"));
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(text.as_bytes()).unwrap();
-    drop(stdin);
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{reader} refuses:\n{text}");
-    String::from_utf8(output.stdout).unwrap()
 }
 
 /// By the model alone, which makes twelve verdicts at once, one of them a surprise.
@@ -589,6 +575,13 @@ fn machines_read_it() {
     assert!(tap.starts_with("TAP version 13\n1..12\n"), "{tap}");
     let lines = |start: &str| tap.lines().filter(|line| line.starts_with(start)).count();
     assert_eq!((lines("ok "), lines("not ok ")), (11, 1), "{tap}");
+    // A disk that is full when the report is written.
+    Vmm::new(["matrix", "m.toml", "--report", "/dev/full"])
+        .within(folder.path())
+        .run()
+        .exits(2)
+        .says("12 cells: 11 as expected, 1 surprise")
+        .complains("cannot write the report /dev/full: No space left on device (os error 28)");
 }
 
 /// The project's own set, on the payload, the model, and the kernels that are built.

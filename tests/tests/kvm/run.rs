@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::process::{Child, Command};
 
-use e2e::{Lab, Vmm, payload, root};
+use e2e::{Lab, Vmm, payload, read, root};
 use libtest_mimic::Trial;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
@@ -276,14 +276,27 @@ fn the_evidence_is_judged_alike(lab: &Lab) {
     let out = folder.path().join("evidence");
     let arguments = ["run", "console-locked", "--subject", "payload:nmi-only"];
     let run = lab
-        .vmm(arguments.iter().chain(&["--out", "evidence"]))
+        .vmm(
+            arguments
+                .iter()
+                .chain(&["--out", "evidence", "--trace", "run.json"]),
+        )
         .within(folder.path())
         .run()
         .exits(0)
         .says("spared             broken         CPU 1")
         .says("console-intact     broken")
         .says("repeat: vmm run console-locked --subject payload:nmi-only --seed 1 --schedule 1:");
-    let judged = Vmm::new(["judge", out.to_str().unwrap()]).run().exits(0);
+    let again = folder.path().join("judged.json");
+    let trace = ["--trace", again.to_str().unwrap()];
+    let judged = Vmm::new(["judge", out.to_str().unwrap()].iter().chain(&trace));
+    let judged = judged.run().exits(0);
+    // What came out of the lab is what is made of the evidence here.
+    let traces =
+        ["run.json", "judged.json"].map(|name| fs::read_to_string(folder.path().join(name)));
+    let [run_trace, judged_trace] = traces.map(Result::unwrap);
+    assert_eq!(run_trace, judged_trace);
+    read("trace.py", &[], &run_trace);
     let verdicts = |text: &str| -> Vec<String> {
         let rules = text.lines().filter(|line| {
             ["upheld", "broken ", "not exercised"]

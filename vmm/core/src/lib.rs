@@ -15,3 +15,4 @@ pub mod oracle;
 pub mod pl011;
 pub mod report;
 pub mod scenario;
+pub mod story;

@@ -188,3 +188,40 @@ fn reports_are_kept() {
     text += &junit(&report).unwrap();
     kept("vmm/core/tests/report.txt", &text);
 }
+
+/// Whatever came of a cell, it is on the page with what there is to say of it; those that somebody has to look at come first.
+#[test]
+fn a_page_has_each_cell_and_the_worst_first() {
+    let report = report(false);
+    let page = html(&report, &|_, _| Ok(None));
+    for cell in &report.cells {
+        assert!(page.contains(&format!("<article id=\"{}\"", cell.name)));
+        assert!(page.contains(&format!("{}: {}\"", cell.name, cell.standing.name())));
+    }
+    let main = page.split_once("<main>").unwrap().1;
+    let first = main.split_once("id=\"grid\"").unwrap().0;
+    let places: Vec<usize> = [
+        "✗</span> surprise",
+        "≠</span> flaky",
+        "?</span> inconclusive",
+        "!</span> failed",
+    ]
+    .map(|badge| first.find(badge).expect(badge))
+    .into();
+    assert!(places.is_sorted(), "{places:?}");
+    for words in [
+        "<b>spared</b>, <b>CPU 1</b>, event 10 at 300 µs: # &quot;spared&quot; &lt;it&gt;",
+        "spared: was expected to be broken, and was not",
+        "inconclusive: # &quot;spared&quot; &lt;it&gt; is inconclusive",
+        "the guest has no init at all",
+        "runs 1 and 2 part at event 7",
+        "vmm run console-locked --seed 2",
+    ] {
+        assert!(first.contains(words), "{words}");
+    }
+    assert!(
+        !first.contains("as-expected"),
+        "nobody has to look at those"
+    );
+    assert!(page.contains("7: CPU 0 Returns"));
+}

@@ -105,7 +105,8 @@ impl Args {
         if self.strategy == Strategy::Exhaustive && self.schedule.is_none() {
             return Err("the payload's orders are too many to see all; add --strategy random, pct or directed".to_owned());
         }
-        run::payload_needs(&self.scenario, self.payload.as_deref(), self.out.as_deref()).map(Some)
+        let outputs = self.out.iter().cloned().collect();
+        run::payload_needs(&self.scenario, self.payload.as_deref(), outputs).map(Some)
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use vmm_core::evidence::{Evidence, Files, MetLine, NAMES, OPTIONAL, Witnesses};
 use vmm_core::oracle::{ROWS, Rule, Verdict, Verdicts, judge, trace};
 use vmm_core::scenario::{Outcome, Scenario};
+use vmm_core::story::{Story, chrome_trace};
 
 use super::Exit;
 use super::stdout::print;
@@ -16,6 +17,9 @@ pub(super) struct Args {
     /// The folder that `--out` of another verb left
     #[arg(value_name = "DIR")]
     dir: PathBuf,
+    /// Write the run as trace events, which Perfetto's viewer opens (docs/trace.md)
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -40,6 +44,12 @@ pub(super) fn main(args: Args) -> Exit {
             return Exit::HostOrUsage;
         }
     };
+    if let Some(path) = &args.trace
+        && let Err(error) = write_trace(path, &evidence, &verdicts)
+    {
+        eprintln!("vmm: {error}");
+        return Exit::HostOrUsage;
+    }
     if args.json {
         print(&format!("{}\n", json(&evidence, &verdicts, &came)));
     } else {
@@ -92,6 +102,18 @@ pub(super) fn write(dir: &Path, evidence: &Evidence) -> Result<(), String> {
         std::fs::write(&path, bytes).map_err(|error| wrong(&path, error))?;
     }
     Ok(())
+}
+
+/// Writes a run as trace events.
+pub(super) fn write_trace(
+    path: &Path,
+    evidence: &Evidence,
+    verdicts: &Verdicts,
+) -> Result<(), String> {
+    let trace = chrome_trace(&Story::of(evidence, verdicts));
+    let text = serde_json::to_string(&trace).expect("a trace is plain data") + "\n";
+    std::fs::write(path, text)
+        .map_err(|error| format!("cannot write the trace {}: {error}", path.display()))
 }
 
 /// What came of the run, by the scenario in the folder.

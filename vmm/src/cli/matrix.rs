@@ -3,6 +3,7 @@
 mod cell;
 mod journal;
 mod merge;
+mod page;
 mod show;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -15,15 +16,18 @@ use std::thread;
 use cell::{Job, Lost};
 use journal::{Heading, Journal};
 pub(super) use merge::{Args as ReportArgs, main as report};
+use page::Page;
 use sha2::{Digest as _, Sha256};
 use show::{Show, Work};
 use vmm_core::evidence::Evidence;
 use vmm_core::matrix::{By, Cell, Filter, Kind, Matrix, Parts, Plan, Shard};
 use vmm_core::model;
+use vmm_core::oracle::judge;
 use vmm_core::report::{
-    About, CellReport, FORMAT, Parted, Report, Run, Standing, junit, ktap, of_kernel, summary,
-    tap13,
+    About, Came, CellReport, FORMAT, Parted, Report, Run, Standing, html, junit, ktap, of_kernel,
+    summary, tap13,
 };
+use vmm_core::story::Story;
 
 use super::interrupt::Interrupt;
 use super::judge::{names, read};
@@ -109,6 +113,9 @@ pub(super) struct Args {
     /// cells notice
     #[arg(long, value_name = "STEP", value_parser = swap)]
     swap: Option<Swap>,
+    /// Write the report as a page of HTML, on which each cell opens to its story
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Print the result for a machine
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
@@ -173,6 +180,16 @@ fn matrix(args: &Args, wish: Wish) -> Result<Exit, String> {
     }
     check(args, &plan)?;
     let heading = heading(args, &plan)?;
+    let page = args.report.as_deref().map(Page::open).transpose()?;
+    // A page tells from the evidence, which has to lie somewhere till then.
+    let lent = (page.is_some() && args.out.is_none())
+        .then(tempfile::tempdir)
+        .transpose()
+        .map_err(|error| format!("cannot make a folder for the evidence: {error}"))?;
+    let folder = match &lent {
+        Some(lent) => Some(lent.path()),
+        None => args.out.as_deref(),
+    };
     let (mut journal, kept) = match &args.out {
         Some(out) => {
             let (journal, runs) = Journal::open(out, &heading, args.resume)?;
@@ -180,7 +197,12 @@ fn matrix(args: &Args, wish: Wish) -> Result<Exit, String> {
         }
         None => (None, BTreeMap::new()),
     };
-    let mut performance = Performance::new(args, &plan, kept);
+    let mut performance = Performance {
+        args,
+        plan: &plan,
+        folder,
+        runs: kept,
+    };
     let mut end = performance.perform(wish, &mut journal);
     let report = performance.report(about(args));
     if let Some(journal) = &journal
@@ -192,6 +214,12 @@ fn matrix(args: &Args, wish: Wish) -> Result<Exit, String> {
     tell_all(args.format, &report)?;
     if args.kernel.is_some() && args.format.is_none() {
         print(&of_kernel(&report));
+    }
+    if let (Some(page), Some(folder)) = (page, folder)
+        && let Err(why) = page.write(&html(&report, &|cell, run| story(folder, cell, run)))
+        && matches!(end, End::Done)
+    {
+        end = End::Trouble(why);
     }
     match end {
         End::Done if args.bisect => Ok(match report.bisect() {
@@ -278,7 +306,7 @@ fn planned(args: &Args) -> Result<Plan, String> {
 /// What is missing is said before anything runs.
 fn check(args: &Args, plan: &Plan) -> Result<(), String> {
     for cell in &plan.cells {
-        let missing = Job { cell, run: 1 }.needs(args);
+        let missing = Job { cell, run: 1 }.needs(args, None);
         missing.map_err(|why| format!("{}: {why}", cell.name()))?;
     }
     Ok(())
@@ -314,7 +342,7 @@ fn heading(args: &Args, plan: &Plan) -> Result<Heading, String> {
     let mut files = BTreeMap::new();
     if args.out.is_some() {
         for cell in &plan.cells {
-            let needs = Job { cell, run: 1 }.needs(args)?;
+            let needs = Job { cell, run: 1 }.needs(args, None)?;
             for path in needs.into_iter().flat_map(|(_, needs)| needs.inputs) {
                 let name = path.display().to_string();
                 if let std::collections::btree_map::Entry::Vacant(vacant) = files.entry(name) {
@@ -365,15 +393,13 @@ enum End {
 struct Performance<'a> {
     args: &'a Args,
     plan: &'a Plan,
+    /// Where its evidence goes, if anywhere.
+    folder: Option<&'a Path>,
     /// What is finished of each cell, by its name.
     runs: BTreeMap<String, Vec<Run>>,
 }
 
 impl<'a> Performance<'a> {
-    fn new(args: &'a Args, plan: &'a Plan, runs: BTreeMap<String, Vec<Run>>) -> Self {
-        Self { args, plan, runs }
-    }
-
     /// What is still to be run: the costly cells first, so that the last ones to end are short.
     fn jobs(&self) -> VecDeque<Job<'a>> {
         let mut jobs: Vec<Job<'a>> = Vec::new();
@@ -437,7 +463,7 @@ impl<'a> Performance<'a> {
         };
         let mut memory = 0;
         for job in jobs {
-            if let Some((_, needs)) = job.needs(self.args)? {
+            if let Some((_, needs)) = job.needs(self.args, self.folder)? {
                 memory = memory.max(lab::memory_of(&needs));
             }
         }
@@ -465,7 +491,7 @@ impl<'a> Performance<'a> {
         show: &Show,
         journal: &mut Option<Journal>,
     ) -> Option<String> {
-        let args = self.args;
+        let (args, folder) = (self.args, self.folder);
         let jobs = Mutex::new(jobs);
         let (report, reports) = mpsc::channel();
         let mut trouble: Option<String> = None;
@@ -475,7 +501,7 @@ impl<'a> Performance<'a> {
                 scope.spawn(move || {
                     while let Some(job) = next(jobs) {
                         show.begins(&job.cell.name());
-                        let came = job.perform(args, ground, stopper);
+                        let came = job.perform(args, folder, ground, stopper);
                         // Whoever reads goes on reading until all have ended.
                         let _ = report.send((job, came));
                     }
@@ -549,6 +575,15 @@ impl<'a> Performance<'a> {
             &evidence(second)?,
         )
     }
+}
+
+/// The story of a run whose evidence lies in this folder.
+fn story(folder: &Path, cell: &CellReport, run: &Run) -> Result<Option<Story>, String> {
+    let Came::Judged(_) = run.came else {
+        return Ok(None);
+    };
+    let evidence = read(&folder.join(cell::evidence_of(&cell.name, run.run)))?;
+    Ok(Some(Story::of(&evidence, &judge(&evidence))))
 }
 
 fn queue<'a, 'j>(jobs: &'a Mutex<VecDeque<Job<'j>>>) -> MutexGuard<'a, VecDeque<Job<'j>>> {

@@ -40,6 +40,9 @@ pub(super) struct Args {
     /// Keep the evidence
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Write the run as trace events, which Perfetto's viewer opens (docs/trace.md)
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// What decides at which instruction a wedged CPU spins
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -98,7 +101,7 @@ pub(super) struct Args {
 pub(super) fn payload_needs(
     scenario: &str,
     payload: Option<&Path>,
-    out: Option<&Path>,
+    outputs: Vec<PathBuf>,
 ) -> Result<(Needs, Vec<OsString>), String> {
     let (path, more) = match payload {
         Some(path) => (path.to_owned(), Vec::new()),
@@ -114,7 +117,7 @@ pub(super) fn payload_needs(
     let needs = Needs {
         inputs,
         stdin: false,
-        outputs: out.map(Path::to_owned).into_iter().collect(),
+        outputs,
         memory: payload::MEMORY,
     };
     Ok((needs, more))
@@ -152,7 +155,7 @@ impl Args {
     pub(super) fn needs(&self) -> Result<(Needs, Vec<OsString>), String> {
         let wanted = self.wanted()?;
         let Some(Subject::Linux { files, .. }) = wanted.subjects.first() else {
-            return payload_needs(&self.scenario, self.payload.as_deref(), self.out.as_deref());
+            return payload_needs(&self.scenario, self.payload.as_deref(), self.outputs());
         };
         let mut inputs = vec![files.kernel.clone(), files.initramfs.clone()];
         inputs.extend(self.vmlinux.clone());
@@ -163,7 +166,7 @@ impl Args {
         let needs = Needs {
             inputs,
             stdin: false,
-            outputs: self.out.iter().cloned().collect(),
+            outputs: self.outputs(),
             memory: linux::MEMORY,
         };
         let named = [
@@ -178,6 +181,11 @@ impl Args {
         Ok((needs, more.collect()))
     }
 
+    /// What it leaves.
+    fn outputs(&self) -> Vec<PathBuf> {
+        self.out.iter().chain(&self.trace).cloned().collect()
+    }
+
     /// What is meant, or what is wrong with it, before anything runs.
     fn wanted(&self) -> Result<Wanted, String> {
         let scenario = self.conditions.of(&scenarios::family(&self.scenario)?)?;
@@ -185,11 +193,20 @@ impl Args {
             None => PROTOCOLS.map(Subject::Payload).to_vec(),
             Some(subject) => vec![self.subject(subject)?],
         };
-        if subjects.len() > 1 && (self.schedule.is_some() || self.out.is_some()) {
-            return Err("--schedule and --out are for one run; add --subject payload:P".to_owned());
+        let of_one_run = [
+            ("--schedule", self.schedule.is_some()),
+            ("--out", self.out.is_some()),
+            ("--trace", self.trace.is_some()),
+        ];
+        if let Some((option, _)) = of_one_run.iter().find(|(_, given)| *given)
+            && subjects.len() > 1
+        {
+            return Err(format!("{option} is for one run; add --subject payload:P"));
         }
-        if self.repeat > 1 && self.out.is_some() {
-            return Err("--out keeps one run, and --repeat makes more".to_owned());
+        if let Some((option, _)) = of_one_run[1..].iter().find(|(_, given)| *given)
+            && self.repeat > 1
+        {
+            return Err(format!("{option} keeps one run, and --repeat makes more"));
         }
         let mut payload = PathBuf::new();
         let mut capture = None;

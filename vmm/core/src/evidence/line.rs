@@ -81,7 +81,7 @@ words!(Word, "word of memory",
     Word::OnlineMask => "online-mask", Word::OnlineCount => "online-count",
     Word::StopMask => "stop-mask", Word::Counter => "counter");
 
-pub(super) fn request_word(request: Request) -> &'static str {
+pub(crate) fn request_word(request: Request) -> &'static str {
     request.word()
 }
 

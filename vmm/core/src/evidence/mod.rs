@@ -20,8 +20,10 @@ use guest_abi::protocol::{Protocol, Request, Word};
 pub use compare::{Parting, order, parting};
 pub use folder::{EvidenceError, Files, NAMES, OPTIONAL};
 pub use line::LineError;
+pub(crate) use line::{manner_word, request_word};
 pub use note::{Note, NoteState, Regs};
 pub use place::{Place, PlaceKind, Places};
+pub(crate) use trace::{Columns, say};
 pub use trace::{Rows, Trace};
 pub use wire::{MetLine, without_prefix, without_repeats};
 pub use witness::{Has, Witness, Witnesses};
@@ -158,6 +160,15 @@ pub struct Masks {
     pub daif: u8,
     /// The priority mask.
     pub pmr: u8,
+}
+
+impl Masks {
+    /// Whether the CPU takes no IRQ: PSTATE.I is set, or the priority mask is below that with which Linux lets IRQs in (GIC_PRIO_IRQON).
+    pub fn irqs_off(self) -> bool {
+        const PSTATE_I: u8 = 2;
+        const GIC_PRIO_IRQON: u8 = 0xe0;
+        self.daif & PSTATE_I != 0 || self.pmr < GIC_PRIO_IRQON
+    }
 }
 
 /// Which stop.

@@ -18,11 +18,16 @@ pub struct Trace<'a> {
 /// Beyond so many CPUs the notes are counted, not drawn.
 const DRAWN_NOTES: usize = 8;
 
-struct Columns {
-    lock: CpuSet,
-    online: CpuSet,
-    mask: CpuSet,
-    notes: Vec<NoteState>,
+/// The state of a stop, as it is behind the events that were seen.
+pub(crate) struct Columns {
+    /// Who is in the critical section.
+    pub(crate) lock: CpuSet,
+    /// Who is online.
+    pub(crate) online: CpuSet,
+    /// Whom the sender has still to stop, as it read last, without those that have acked since.
+    pub(crate) mask: CpuSet,
+    /// What each CPU's note amounts to.
+    pub(crate) notes: Vec<NoteState>,
 }
 
 impl<'a> Trace<'a> {
@@ -41,7 +46,18 @@ impl<'a> Trace<'a> {
 }
 
 impl Columns {
-    fn see(&mut self, event: &Event) {
+    /// Before the first event.
+    pub(crate) fn new(setting: &Setting) -> Self {
+        Self {
+            lock: CpuSet::new(),
+            online: setting.online.clone(),
+            mask: CpuSet::new(),
+            notes: vec![NoteState::Empty; usize::from(setting.cpus)],
+        }
+    }
+
+    /// Takes the next event.
+    pub(crate) fn see(&mut self, event: &Event) {
         let cpu = event.cpu;
         match &event.what {
             What::Enters => self.lock.insert(cpu),
@@ -182,12 +198,7 @@ impl Rows {
     pub fn new(setting: &Setting, places: &Places) -> Self {
         Self {
             places: places.clone(),
-            columns: Columns {
-                lock: CpuSet::new(),
-                online: setting.online.clone(),
-                mask: CpuSet::new(),
-                notes: vec![NoteState::Empty; usize::from(setting.cpus)],
-            },
+            columns: Columns::new(setting),
         }
     }
 

@@ -1,8 +1,9 @@
 //! What came of a matrix: its cells and their runs as plain data, and that in the words of people and of machines.
 //!
-//! `text` is for people, `kernel` says of one kernel what its stop path does right and wrong, `ktap`, `tap`, `junit` and serde (as JSON, of
+//! `text` and `html` are for people, `kernel` says of one kernel what its stop path does right and wrong, `ktap`, `tap`, `junit` and serde (as JSON, of
 //! which docs/matrix.schema.json is the schema) are for machines.
 
+mod html;
 mod junit;
 mod kernel;
 mod ktap;
@@ -18,6 +19,7 @@ use crate::evidence::{Evidence, order};
 use crate::matrix::{Cell, Plan};
 use crate::oracle::Rule;
 
+pub use html::{Tell, html};
 pub use junit::junit;
 pub use kernel::of_kernel;
 pub use ktap::ktap;

@@ -41,6 +41,11 @@ pub(super) enum Lost {
     Ground(lab::Error),
 }
 
+/// Where the evidence of a cell's run goes, below the folder of the matrix.
+pub(super) fn evidence_of(cell: &str, run: u64) -> String {
+    format!("cells/{cell}/run-{run}")
+}
+
 impl Job<'_> {
     /// The seeds of a cell's runs follow each other, as those of `vmm run --repeat` do.
     fn seed(&self, args: &Args) -> u64 {
@@ -49,7 +54,7 @@ impl Job<'_> {
 
     /// Where its evidence goes, below the folder of the matrix.
     fn evidence(&self) -> String {
-        format!("cells/{}/run-{}", self.cell.name(), self.run)
+        evidence_of(&self.cell.name(), self.run)
     }
 
     /// What a person types to repeat it.
@@ -77,13 +82,13 @@ impl Job<'_> {
     }
 
     /// The command line that runs it.
-    fn command(&self, args: &Args) -> Vec<OsString> {
+    fn command(&self, args: &Args, folder: Option<&Path>) -> Vec<OsString> {
         let mut words = self.repeat(args);
         words.extend(["--json", "--quiet", "--timeout"].map(str::to_owned));
         words.push(args.timeout.to_string());
         let mut words: Vec<OsString> = words.into_iter().map(OsString::from).collect();
-        if let Some(out) = &args.out {
-            words.extend(["--out".into(), out.join(self.evidence()).into()]);
+        if let Some(folder) = folder {
+            words.extend(["--out".into(), folder.join(self.evidence()).into()]);
         }
         if let (Kind::Payload, Some(payload)) = (self.cell.kind, &args.payload) {
             words.extend(["--payload".into(), payload.into()]);
@@ -92,11 +97,15 @@ impl Job<'_> {
     }
 
     /// What that needs of a lab, with what has to be added to it there. Nothing for the model.
-    pub(super) fn needs(&self, args: &Args) -> Result<Option<(Vec<OsString>, Needs)>, String> {
+    pub(super) fn needs(
+        &self,
+        args: &Args,
+        folder: Option<&Path>,
+    ) -> Result<Option<(Vec<OsString>, Needs)>, String> {
         if self.cell.kind == Kind::Model {
             return Ok(None);
         }
-        let mut command = self.command(args);
+        let mut command = self.command(args, folder);
         let cli = Cli::try_parse_from(&command).expect("what is typed here is right");
         let Verb::Run(run) = cli.verb else {
             unreachable!("a cell on KVM is run by `vmm run`");
@@ -110,6 +119,7 @@ impl Job<'_> {
     pub(super) fn perform(
         &self,
         args: &Args,
+        folder: Option<&Path>,
         ground: Option<&Ground>,
         stopper: &Stopper,
     ) -> Result<Run, Lost> {
@@ -118,8 +128,10 @@ impl Job<'_> {
         }
         let begun = Instant::now();
         let came = match ground {
-            Some(ground) if self.cell.kind != Kind::Model => self.on_kvm(args, ground, stopper)?,
-            _ => self.in_model(args),
+            Some(ground) if self.cell.kind != Kind::Model => {
+                self.on_kvm(args, folder, ground, stopper)?
+            }
+            _ => self.in_model(folder),
         };
         let kept = args.out.is_some() && matches!(came, Came::Judged(_));
         let mut repeat = self.repeat(args).join(" ");
@@ -140,7 +152,7 @@ impl Job<'_> {
         })
     }
 
-    fn in_model(&self, args: &Args) -> Came {
+    fn in_model(&self, folder: Option<&Path>) -> Came {
         let By::Protocol(protocol) = self.cell.by else {
             unreachable!("the model has no kernel");
         };
@@ -150,8 +162,8 @@ impl Job<'_> {
             Err(unfit) => return Came::CannotRun(unfit.to_string()),
         };
         let verdicts = judge(&run.evidence);
-        if let Some(out) = &args.out
-            && let Err(why) = write(&out.join(self.evidence()), &run.evidence)
+        if let Some(folder) = folder
+            && let Err(why) = write(&folder.join(self.evidence()), &run.evidence)
         {
             return Came::Failed(why);
         }
@@ -160,13 +172,19 @@ impl Job<'_> {
         Came::Judged(serde_json::from_value(said).expect("a report has what a run prints"))
     }
 
-    fn on_kvm(&self, args: &Args, ground: &Ground, stopper: &Stopper) -> Result<Came, Lost> {
-        let (command, needs) = match self.needs(args) {
+    fn on_kvm(
+        &self,
+        args: &Args,
+        folder: Option<&Path>,
+        ground: &Ground,
+        stopper: &Stopper,
+    ) -> Result<Came, Lost> {
+        let (command, needs) = match self.needs(args, folder) {
             Ok(needs) => needs.expect("it is not of the model"),
             Err(why) => return Ok(Came::Failed(why)),
         };
-        if let Some(out) = &args.out
-            && let Err(why) = prepare(&out.join(self.evidence()))
+        if let Some(folder) = folder
+            && let Err(why) = prepare(&folder.join(self.evidence()))
         {
             return Ok(Came::Failed(why));
         }

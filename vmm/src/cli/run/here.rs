@@ -12,7 +12,9 @@ use vmm_core::scenario::{Hold, Outcome, Scenario};
 use super::{Args, Subject, Wanted};
 use crate::cli::Exit;
 use crate::cli::interrupt::{Interrupt, Watching};
-use crate::cli::judge::{json, names, outcome, print_verdicts, print_witnesses, write};
+use crate::cli::judge::{
+    json, names, outcome, print_verdicts, print_witnesses, write, write_trace,
+};
 use crate::cli::stdout::print;
 use crate::conductor::{Reason, Stopper};
 use crate::kvm::KvmVcpu;
@@ -177,6 +179,9 @@ fn one(
     let verdicts = judge(&evidence);
     if let Some(dir) = &args.out {
         write(dir, &evidence)?;
+    }
+    if let Some(path) = &args.trace {
+        write_trace(path, &evidence, &verdicts)?;
     }
     let as_expected = report(args, wanted, subject, &evidence, &verdicts);
     match reset {
