@@ -184,9 +184,11 @@ fn merged(lab: &Lab) {
         .complains("2 has no report.json: its matrix was broken off; the same command with --resume goes on with it");
     assert!(!at.join("merged").exists());
     fs::rename(at.join("2/later"), at.join("2/report.json")).unwrap();
-    merge(&["3", "1", "2", "--out", "merged"])
+    merge(&["3", "1", "2", "--out", "merged", "--report", "page.html"])
         .exits(0)
         .says("12 cells: 12 as expected");
+    let page = fs::read_to_string(at.join("page.html")).unwrap();
+    assert_eq!(page.matches("<details class=\"cell").count(), 12);
     assert_eq!(
         timeless(report(&at.join("merged"))),
         timeless(report(&at.join("whole")))

@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use vmm_core::report::{FORMAT, Report};
+use vmm_core::report::{FORMAT, Report, html};
 
 use super::journal::{self, Journal};
-use super::{Exit, Format, REPORT, exit, json, tell_all};
+use super::page::Page;
+use super::{Exit, Format, REPORT, exit, json, story, tell_all};
 
 /// Work on the reports of matrices
 #[derive(clap::Args)]
@@ -30,6 +31,9 @@ struct Merge {
     /// Keep all evidence and the report in this folder
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Write the report as a page of HTML, on which each cell opens to its story
+    #[arg(long, value_name = "FILE", requires = "out")]
+    report: Option<PathBuf>,
     /// Print the result for a machine
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
@@ -50,8 +54,12 @@ fn merge(args: &Merge) -> Result<Exit, String> {
         .map(|part| Ok((part.display().to_string(), read(part)?)));
     let parts = parts.collect::<Result<_, String>>()?;
     let report = Report::merge(parts).map_err(|error| error.to_string())?;
+    let page = args.report.as_deref().map(Page::open).transpose()?;
     if let Some(out) = &args.out {
         Journal::merge(&args.parts, out)?.keep(REPORT, &json(&report))?;
+        if let Some(page) = page {
+            page.write(&html(&report, &|cell, run| story(out, cell, run)))?;
+        }
     }
     tell_all(args.format, &report)?;
     Ok(exit(&report))
