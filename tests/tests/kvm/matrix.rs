@@ -37,6 +37,11 @@ pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
         lab.trial("matrix::of_a_kernel_it_says_right_and_wrong", of_a_kernel),
         lab.trial("matrix::git_bisect_finds_what_mended_it", bisected),
         alone("matrix::a_lab_that_dies_is_told", a_lab_that_dies),
+        lab.trial(
+            "matrix::a_broken_kernel_turns_its_cells_red",
+            a_broken_kernel,
+        )
+        .with_ignored_flag(true),
         lab.trial("matrix::the_whole", the_whole)
             .with_ignored_flag(true),
     ]
@@ -343,6 +348,32 @@ fn a_broken_table(lab: &Lab) {
         "idle-crash/payload/v1-corrected/4cpus-nmi-crash",
         "idle-crash/payload/irq-then-nmi/4cpus-nmi-crash",
         "idle-crash/payload/irq-nmi-sdei/4cpus-nmi-crash",
+    ];
+    assert_eq!(standings["surprise"], red, "{}", outcome.story());
+}
+
+/// Linux 7.2 with a fix undone (`make kernel-nbcon`), which shows where a thread has lost its console, and nowhere else.
+fn a_broken_kernel(lab: &Lab) {
+    let folder = declared(
+        r#"format = 1
+[[set]]
+scenarios = ["idle-plain", "idle-crash", "console-locked", "console-nbcon-lost", "console-nbcon-lost-no-nmi"]
+subjects = ["linux"]
+kernels = ["nbcon", "nbcon-unfixed"]
+"#,
+    );
+    let outcome = lab
+        .vmm(["matrix", "m.toml", "--out", "out"])
+        .within(folder.path())
+        .run()
+        .exits(1)
+        .says("    spared: CPU 1, ")
+        .says("    repeat: vmm run console-nbcon-lost --subject linux:nbcon-unfixed --seed 1")
+        .says("10 cells: 8 as expected, 2 surprises");
+    let standings = standings(&report(&folder.path().join("out")));
+    let red = [
+        "console-nbcon-lost/linux/nbcon-unfixed/4cpus-nmi-crash",
+        "console-nbcon-lost-no-nmi/linux/nbcon-unfixed/4cpus-no-nmi-crash",
     ];
     assert_eq!(standings["surprise"], red, "{}", outcome.story());
 }
