@@ -33,6 +33,7 @@ LAB := $(if $(and $(filter aarch64,$(shell uname -m)),$(wildcard /dev/kvm)),,lab
 PURPOSES := build $(if $(filter lab,$(GOALS)),lab) $(if $(filter images,$(GOALS)),guests) $(if $(filter kernels,$(GOALS)),compile kernels) \
             $(if $(filter install,$(GOALS)),$(LAB)) $(if $(filter bench,$(GOALS)),$(LAB) guests compile kernels bench) \
             $(if $(filter demo test soak,$(GOALS)),$(LAB) guests compile kernels test) \
+            $(if $(filter doc-pictures,$(GOALS)),$(LAB) test) \
             $(if $(filter kernel-nbcon soak,$(GOALS)),compile kernel-nbcon) $(if $(filter lint,$(GOALS)),lint)
 
 TC := target/toolchain.mk
@@ -164,6 +165,18 @@ bench: $(HOST_VMM) $(PAYLOAD) images kernels target/bench/qemu $(LAB) ## figures
 	@echo "The matrix, with its lab's start:"
 	@bash -c 'for options in "--filter subject=payload --jobs 1" "--filter subject=payload --jobs 2" ""; do \
 	    TIMEFORMAT="vmm matrix $$options: %R s"; time $(HOST_VMM) matrix $$options -q > /dev/null || exit; done'
+
+# Strict, so that there is something to look at: the first of the cells that are told at length is opened.
+
+.PHONY: doc-pictures
+doc-pictures: $(HOST_VMM) $(PAYLOAD) $(LAB) ## the pictures in docs/pictures, of a report that is made for them
+	@rm -rf target/pictures && mkdir -p target/pictures docs/pictures
+	$(HOST_VMM) matrix --filter payload --filter scenario=console-locked,scenario=console-nbcon,scenario=idle-plain \
+	    --strict --quiet --report target/pictures/report.html > target/pictures/summary; [ $$? -eq 1 ]
+	/usr/bin/python3 tests/readers/browser.py target/pictures/report.html target/pictures > target/pictures/seen.json
+	cp target/pictures/first-1280-light.png docs/pictures/report.png
+	cp target/pictures/opened-1280-light.png docs/pictures/story.png
+	cp target/pictures/opened-360-dark.png docs/pictures/narrow.png
 
 .PHONY: man
 man: target/man/vmm.1 ## the manual pages: target/man
