@@ -68,16 +68,18 @@ fn counts(report: &Report) -> String {
     let cells = report.cells.len();
     let counts = Standing::ALL.into_iter().filter_map(|standing| {
         let count = report.count(standing);
-        if count == 0 {
-            return None;
-        }
-        Some(match standing {
-            Standing::Surprise => plural(count, "surprise"),
-            standing => format!("{count} {}", standing.name()),
-        })
+        (count > 0).then(|| counted(report, standing))
     });
     let counts: Vec<String> = counts.collect();
     format!("{}: {}", plural(cells, "cell"), counts.join(", "))
+}
+
+/// How many cells stand so, in words.
+fn counted(report: &Report, standing: Standing) -> String {
+    match (standing, report.count(standing)) {
+        (Standing::Surprise, count) => plural(count, "surprise"),
+        (standing, count) => format!("{count} {}", standing.name()),
+    }
 }
 
 fn about(report: &Report) -> String {
@@ -286,7 +288,7 @@ fn cells(report: &Report, tell: &Tell<'_>) -> Markup {
                     @for standing in standings(report) {
                         label {
                             input type="checkbox" checked id={ "show-" (class(standing)) };
-                            " " (report.count(standing)) " " (standing.name())
+                            " " (counted(report, standing))
                         }
                     }
                 }
