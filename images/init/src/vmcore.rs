@@ -14,7 +14,7 @@ use std::io::{self, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use guest_abi::handover::{HEAD_BYTES, Head, PAGE_BYTES};
+use guest_abi::handover::{HEAD_BYTES, Head, PAGE_BYTES, sum};
 use object::elf::{FileHeader64, NT_PRSTATUS, PT_LOAD, PT_NOTE};
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
 use object::{LittleEndian, elf};
@@ -79,7 +79,16 @@ fn pages(text: &[u8]) -> Vec<Page> {
         let bytes = part.len() as u32;
         let (head, rest) = page.0.split_at_mut(HEAD_BYTES);
         rest[..part.len()].copy_from_slice(part);
-        head.copy_from_slice(&Head { number, of, bytes }.to_bytes());
+        let sum = sum(part);
+        head.copy_from_slice(
+            &Head {
+                number,
+                of,
+                bytes,
+                sum,
+            }
+            .to_bytes(),
+        );
     }
     pages
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 
 use cpio::newc::{self, Builder, ModeFileType};
-use guest_abi::handover::{HEAD_BYTES, Head, PAGE_BYTES};
+use guest_abi::handover::{HEAD_BYTES, Head, PAGE_BYTES, sum};
 use guest_abi::note::NOTE_BYTES;
 use vmm_core::arm::{CpuId, PhysicalAddress};
 use vmm_core::evidence::Note;
@@ -58,6 +58,9 @@ impl Handed {
                 };
                 let mut bytes = vec![0; head.bytes as usize];
                 read(at + HEAD_BYTES as u64, &mut bytes).map_err(|error| error.to_string())?;
+                if sum(&bytes) != head.sum {
+                    continue;
+                }
                 if pages.insert(head.number, (head, bytes)).is_some() {
                     return Err(format!("its page {} is there twice", head.number));
                 }
@@ -201,6 +204,7 @@ mod tests {
                 number,
                 of: 2,
                 bytes,
+                sum: sum(text),
             };
             let page = &mut ram.0[at * PAGE_BYTES..];
             page[..HEAD_BYTES].copy_from_slice(&head.to_bytes());
@@ -211,6 +215,10 @@ mod tests {
         put(&mut ram, 5, 0, b"note 05\ndme");
         assert_eq!(wrong(&ram), "1 pages are not all of them");
         put(&mut ram, 2, 1, b"sg\nlog\n");
+        assert_eq!(Handed::find(&ram).unwrap().dmesg, b"log\n");
+        // A head without what it is of, as a stack may have it at the beginning of a page.
+        let head: Vec<u8> = ram.0[2 * PAGE_BYTES..][..HEAD_BYTES].to_vec();
+        ram.0[6 * PAGE_BYTES..][..HEAD_BYTES].copy_from_slice(&head);
         assert_eq!(Handed::find(&ram).unwrap().dmesg, b"log\n");
         put(&mut ram, 7, 0, b"");
         assert_eq!(wrong(&ram), "its page 0 is there twice");
