@@ -272,6 +272,10 @@ fn read(path: &Path, text: &[u8]) -> Result<Read, String> {
             serde_json::from_slice(line).map_err(|error| damaged(number, error))?;
         runs.entry(cell).or_default().push(run);
     }
+    // Of several at once the second may have been finished first.
+    for runs in runs.values_mut() {
+        runs.sort_by_key(|run| run.run);
+    }
     Ok((Some(heading), runs))
 }
 
@@ -335,6 +339,22 @@ mod tests {
             let (_, runs) = Journal::open(at, &heading(), true).unwrap();
             assert_eq!(runs["later"], [run(9)]);
         }
+    }
+
+    #[test]
+    fn runs_of_a_cell_come_in_their_order_however_they_were_finished() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(folder.path(), &heading(), false).unwrap();
+        for number in [2, 1, 3] {
+            let run = Run {
+                run: number,
+                ..run(number)
+            };
+            journal.finished("cell", &run).unwrap();
+        }
+        let (_, runs) = Journal::open(folder.path(), &heading(), true).unwrap();
+        let numbers: Vec<u64> = runs["cell"].iter().map(|run| run.run).collect();
+        assert_eq!(numbers, [1, 2, 3]);
     }
 
     #[test]
