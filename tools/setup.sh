@@ -178,15 +178,48 @@ run() {
     fi
 }
 
+# Another suite, from where the machine's apt has Debian's own from.
+other_suite() {
+    apt-get indextargets --format '$(ORIGIN) $(LABEL) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
+        awk -v suite="$1" '
+            $1 == "Debian" && $2 == "Debian" && $3 == "main" {
+                print "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]", $4, suite, "main"
+                exit
+            }'
+}
+
 # ---- The machine's own packages: asked for first, so that nothing is touched if one cannot be had ----
+
+# Options of apt-get for them.
+from=
+
+host_apt() { # host_apt OPTION...: apt-get install, its words in a file
+    # shellcheck disable=SC2086
+    apt-get $from install "$@" --no-remove --no-install-recommends $system >"$partial/simulated" 2>&1
+}
+
+# A machine that has a part of QEMU from Debian's backports can't have the release's QEMU beside it: a newer qemu-utils breaks an older
+# qemu-system-common. What is missing of QEMU then comes from backports too, by lists of our own; the machine's sources stay as they are.
+qemu_of_backports() {
+    case " $system " in *" qemu-system-arm "*) ;; *) return 1 ;; esac
+    dpkg-query -W -f '${db:Status-Status} ${Version}\n' 'qemu-*' 2>/dev/null | grep -q '^installed .*~bpo' || return 1
+    suite=$(. /etc/os-release && echo "$VERSION_CODENAME")-backports
+    say "this machine has a part of QEMU from $suite: the rest of it from there too"
+    mkdir -p "$partial/backports/partial"
+    { cat /etc/apt/sources.list 2>/dev/null || :; other_suite "$suite"; } >"$partial/backports.list"
+    from="-o Dir::Etc::SourceList=$partial/backports.list -o Dir::State::Lists=$partial/backports"
+    # shellcheck disable=SC2086
+    apt-get $from update >"$partial/log" 2>&1 || :
+    system=$(echo " $system " | sed "s, qemu-system-arm , qemu-system-arm/$suite qemu-system-common/$suite qemu-system-data/$suite ,")
+    host_apt --simulate
+}
 
 if [ "$system" ]; then
     say "apt-get update"
     # A third party's archive that does not answer is no reason to stop: what counts is whether the packages can be had.
     apt-get update >"$partial/log" 2>&1 || :
     survey || exit 0    # the lists may name another LLVM now
-    # shellcheck disable=SC2086
-    if ! apt-get install --simulate --no-remove --no-install-recommends $system >"$partial/simulated" 2>&1; then
+    if ! host_apt --simulate && ! qemu_of_backports; then
         complaints "$partial/log" "$partial/simulated"
         die "apt cannot install these packages; nothing was changed." \
             "If it does not know them: is the network there, and are Debian's suites (with -security) in apt's sources?" \
@@ -237,16 +270,6 @@ M
         complaints "$partial/lists.log"
         die "no list of arm64 packages could be fetched: is the network there, and are Debian's suites in apt's sources?"
     fi
-}
-
-# Another suite, from where the machine's apt has Debian's own from.
-other_suite() {
-    APT_CONFIG=$(state -)/conf apt-get indextargets --format '$(ORIGIN) $(LABEL) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
-        awk -v suite="$1" '
-            $1 == "Debian" && $2 == "Debian" && $3 == "main" {
-                print "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]", $4, suite, "main"
-                exit
-            }'
 }
 
 # newest PATTERN: "PACKAGE VERSION" of the newest package whose whole name matches.
@@ -307,7 +330,7 @@ if [ "$system" ]; then
     say "apt-get install: $(grep -c '^Inst ' "$partial/simulated") packages, this takes a minute or two"
     # shellcheck disable=SC2086
     run "apt-get install" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y --no-remove --no-install-recommends -o DPkg::Lock::Timeout=600 $system 9>&-
+        apt-get $from install -y --no-remove --no-install-recommends -o DPkg::Lock::Timeout=600 $system 9>&-
 fi
 
 # link TARGET NAME: replaces NAME at once, whatever it was.
