@@ -34,7 +34,7 @@ PURPOSES := build $(if $(filter lab,$(GOALS)),lab) $(if $(filter images,$(GOALS)
             $(if $(filter install,$(GOALS)),$(LAB)) $(if $(filter bench,$(GOALS)),$(LAB) guests compile kernels bench) \
             $(if $(filter demo test soak,$(GOALS)),$(LAB) guests compile kernels test) \
             $(if $(filter doc-pictures,$(GOALS)),$(LAB) test) \
-            $(if $(filter kernel-nbcon soak,$(GOALS)),compile kernel-nbcon) $(if $(filter lint,$(GOALS)),lint)
+            $(if $(filter kernel-nbcon soak,$(GOALS)),compile kernel-nbcon) $(if $(filter soak,$(GOALS)),soak) $(if $(filter lint,$(GOALS)),lint)
 
 TC := target/toolchain.mk
 ifneq ($(filter-out help clean uninstall $(if $(SUDO_UID),install),$(GOALS)),)

@@ -4,8 +4,8 @@
 #
 #   usage: setup.sh GUEST_TARGET auto|path|debian PURPOSE...
 #
-# A purpose is build, lab, guests, compile, kernels, kernel-nbcon, test, bench or lint. Exit code 2: something is missing that cannot be
-# had here; the message says what to do, and nothing was changed. Where nothing is missing nothing is asked of the network.
+# A purpose is build, lab, guests, compile, kernels, kernel-nbcon, test, soak, bench or lint. Exit code 2: something is missing that
+# cannot be had here; the message says what to do, and nothing was changed. Where nothing is missing nothing is asked of the network.
 #
 # The cache ($HOLDPOINT_CACHE):
 #   packages/NAME_VERSION_arm64/  a package of Debian's arm64, unpacked

@@ -11,6 +11,7 @@ mod lab;
 mod linux;
 mod matrix;
 mod run;
+mod slurm;
 mod tty;
 
 use std::process::ExitCode;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
     trials.extend(linux::trials(&shared));
     trials.extend(matrix::trials(&shared));
     trials.extend(run::trials(&shared));
+    trials.extend(slurm::trials(&shared));
     trials.extend(tty::trials(&shared));
     let conclusion = libtest_mimic::run(&arguments, trials);
     let lab = shared

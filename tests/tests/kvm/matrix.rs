@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
-use e2e::{Lab, OnTerminal, Vmm, checkers, payload, read, root};
+use e2e::{Lab, OnTerminal, Running, Vmm, checkers, payload, read, root};
 use libtest_mimic::Trial;
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
@@ -44,6 +46,11 @@ pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
         .with_ignored_flag(true),
         lab.trial("matrix::the_whole", the_whole)
             .with_ignored_flag(true),
+        lab.trial(
+            "matrix::the_whole_killed_ten_times_is_as_if_unbroken",
+            killed_ten_times,
+        )
+        .with_ignored_flag(true),
     ]
 }
 
@@ -620,10 +627,61 @@ fn machines_read_it() {
 /// The project's own set, on the payload, the model, and the kernels that are built.
 fn the_whole(lab: &Lab) {
     let folder = tempfile::tempdir().unwrap();
-    lab.vmm(["matrix", "--out", "out"])
-        .within(folder.path())
-        .run()
-        .exits(0);
+    let running = lab.vmm(["matrix", "--out", "out"]).within(folder.path());
+    followed(running.start(), cells_of_the_whole());
     let standings = standings(&report(&folder.path().join("out")));
     assert_eq!(standings.keys().collect::<Vec<_>>(), ["as-expected"]);
+}
+
+fn cells_of_the_whole() -> usize {
+    let listed = Vmm::new(["matrix", "--list"]).run().exits(0).stdout;
+    let cells = listed.lines().find_map(|line| line.split_once(" cells, "));
+    cells.expect("how many").0.parse().unwrap()
+}
+
+/// To its end, a finished cell after the other: all of them take longer than a test waits for anything.
+fn followed(mut running: Running, cells: usize) {
+    for _ in 0..cells {
+        running.wait_for("as expected ");
+    }
+    running.end().exits(0);
+}
+
+fn killed_ten_times(lab: &Lab) {
+    let folder = tempfile::tempdir().unwrap();
+    let matrix = |out: &str| {
+        let command = ["matrix", "--resume", "--out", out];
+        lab.vmm(command).within(folder.path()).start()
+    };
+    let cut = folder.path().join("cut");
+    let finished = || match cut.join("journal.jsonl").exists() {
+        true => journal_of_whole_lines(&cut),
+        false => 0,
+    };
+    let all = cells_of_the_whole();
+    let state = RandomState::new();
+    let random = |what: &str, leg: u64, below: u64| state.hash_one((what, leg)) % below;
+    for leg in 0..10 {
+        let mut running = matrix("cut");
+        let cells = random("cells", leg, all as u64 / 15);
+        for _ in 0..cells {
+            running.wait_for("as expected ");
+        }
+        // Not for anything to come: at any moment it is to be as good.
+        let then = Duration::from_millis(random("milliseconds", leg, 3000));
+        std::thread::sleep(then);
+        running.signal(Signal::KILL);
+        running.end().exits(137);
+        eprintln!(
+            "killed {then:?} after {cells} more cells, {} of {all} finished",
+            finished()
+        );
+    }
+    let kept = finished();
+    assert!(kept < all, "{kept}");
+    followed(matrix("cut"), all - kept);
+    followed(matrix("whole"), all);
+    let whole = folder.path().join("whole");
+    assert_eq!(journal(&cut), journal(&whole));
+    assert_eq!(timeless(report(&cut)), timeless(report(&whole)));
 }

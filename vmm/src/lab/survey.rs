@@ -59,7 +59,8 @@ impl Survey {
         self.contents.values().map(|(_, length)| length).sum()
     }
 
-    /// Goes along a path as the kernel would. Returns where it ends, there or not yet there; `None` if it leads nowhere.
+    /// Goes along a path as the kernel would. Returns where it ends: there, or the first that is not there yet, which a verb may make
+    /// with all that is below it; `None` if it leads nowhere.
     fn walk(&mut self, path: &Path, read: bool) -> Result<Option<PathBuf>, Error> {
         let mut ahead: VecDeque<OsString> = names(path);
         let mut at = PathBuf::from("/");
@@ -78,8 +79,9 @@ impl Survey {
             let last = ahead.is_empty();
             let metadata = match fs::symlink_metadata(&at) {
                 Ok(metadata) => metadata,
-                Err(error) if error.kind() == io::ErrorKind::NotFound && last => {
-                    return Ok(Some(at));
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let leads = !ahead.iter().any(|name| name == "..");
+                    return Ok(leads.then_some(at));
                 }
                 Err(_) => return Ok(None),
             };
@@ -255,10 +257,23 @@ mod tests {
     fn an_output_that_is_there_is_a_husk_and_its_content_stays() {
         let make = |folder: &Path| fs::write(folder.join("log"), "old").unwrap();
         assert_eq!(
-            survey(make, &[], &["log", "log/below", "none/log"]),
+            survey(make, &[], &["log", "log/below"]),
             (vec!["log husk".to_owned()], vec!["log".to_owned()])
         );
         assert_eq!(survey(make, &["log"], &["log"]).0, ["log file 3"]);
+    }
+
+    #[test]
+    fn an_output_may_be_below_folders_that_are_not_there() {
+        let make = |folder: &Path| fs::create_dir(folder.join("a")).unwrap();
+        let outputs = ["a/b/c", "a/b/../d", "e/f/g"];
+        assert_eq!(
+            survey(make, &[], &outputs),
+            (
+                vec!["a folder".to_owned()],
+                vec!["a/b".to_owned(), "e".to_owned()]
+            )
+        );
     }
 
     #[test]
