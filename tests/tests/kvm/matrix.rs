@@ -683,5 +683,25 @@ fn killed_ten_times(lab: &Lab) {
     followed(matrix("whole"), all);
     let whole = folder.path().join("whole");
     assert_eq!(journal(&cut), journal(&whole));
-    assert_eq!(timeless(report(&cut)), timeless(report(&whole)));
+    let comparable = |folder| momentless(timeless(report(folder)));
+    assert_eq!(comparable(&cut), comparable(&whole));
+}
+
+/// A report without when it was that a rule was broken in a run of Linux, which is another moment in each run.
+fn momentless(mut report: Value) -> Value {
+    for cell in report["cells"].as_array_mut().unwrap() {
+        if !cell["name"].as_str().unwrap().contains("/linux/") {
+            continue;
+        }
+        for run in cell["runs"].as_array_mut().unwrap() {
+            let rules = run["came"]["judged"]["rules"].as_array_mut();
+            for rule in rules.into_iter().flatten() {
+                let rule = rule.as_object_mut().unwrap();
+                for moment in ["at_us", "event", "text"] {
+                    rule.remove(moment);
+                }
+            }
+        }
+    }
+    report
 }

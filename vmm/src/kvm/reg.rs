@@ -18,6 +18,11 @@ impl Reg {
     pub(super) const X0: Self = Self::core(offset_of!(user_pt_regs, regs));
     /// The stack pointer at EL1 (`user_pt_regs` has that of EL0).
     pub(super) const SP_EL1: Self = Self::core(offset_of!(kvm_regs, sp_el1));
+    pub(super) const ELR_EL1: Self = Self::core(offset_of!(kvm_regs, elr_el1));
+    pub(super) const SPSR_EL1: Self = Self::core(offset_of!(kvm_regs, spsr));
+    pub(super) const SCTLR_EL1: Self = Self::system(3, 0, 1, 0, 0);
+    pub(super) const ESR_EL1: Self = Self::system(3, 0, 5, 2, 0);
+    pub(super) const VBAR_EL1: Self = Self::system(3, 0, 12, 0, 0);
     /// `MPIDR_EL1` (Arm ARM DDI 0487, D24.2.123).
     pub(super) const MPIDR_EL1: Self = Self::system(3, 0, 0, 0, 5);
 

@@ -10,7 +10,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vm_memory::GuestMemoryMmap;
-use vmm_core::arm::psci;
+use vmm_core::arm::{psci, take_to_el1};
 use vmm_core::evidence::Regs;
 
 use super::error::Error;
@@ -38,15 +38,17 @@ impl Loose {
     }
 
     pub(super) fn set(&self, reg: Reg, value: u64) -> Result<(), Error> {
-        self.fd
-            .set_one_reg(reg.id(), &value.to_le_bytes())
-            .map(|_| ())
-            .map_err(Error::ioctl(format!(
-                "set register {:#x} of vCPU {}",
-                reg.id(),
-                self.index
-            )))
+        set(&self.fd, self.index, reg, value)
     }
+}
+
+fn set(fd: &VcpuFd, index: usize, reg: Reg, value: u64) -> Result<(), Error> {
+    fd.set_one_reg(reg.id(), &value.to_le_bytes())
+        .map(|_| ())
+        .map_err(Error::ioctl(format!(
+            "set register {:#x} of vCPU {index}",
+            reg.id()
+        )))
 }
 
 fn get(fd: &VcpuFd, index: usize, reg: Reg) -> Result<u64, Error> {
@@ -113,13 +115,26 @@ impl KvmVcpu {
 
     /// Sets its processor state. No access may be pending.
     pub fn set_pstate(&mut self, pstate: u64) -> Result<(), Error> {
-        self.fd
-            .set_one_reg(Reg::PSTATE.id(), &pstate.to_le_bytes())
-            .map(|_| ())
-            .map_err(Error::ioctl(format!(
-                "set the processor state of vCPU {}",
-                self.index
-            )))
+        set(&self.fd, self.index, Reg::PSTATE, pstate)
+    }
+
+    /// Has it take the exception of the BRK that it stands at. While KVM debugs a vCPU all of them come here (`MDCR_EL2.TDE`, Arm ARM
+    /// DDI 0487, D2.2), and none is ours: a kernel that warns has one.
+    fn take_brk(&mut self, syndrome: u32) -> Result<(), Error> {
+        let reg = |reg| get(&self.fd, self.index, reg);
+        let (pc, pstate) = (reg(Reg::PC)?, reg(Reg::PSTATE)?);
+        let taken = take_to_el1(pstate, reg(Reg::SCTLR_EL1)?);
+        let vector = reg(Reg::VBAR_EL1)?.wrapping_add(taken.vector);
+        for (reg, value) in [
+            (Reg::ELR_EL1, pc),
+            (Reg::SPSR_EL1, pstate),
+            (Reg::ESR_EL1, syndrome.into()),
+            (Reg::PC, vector),
+            (Reg::PSTATE, taken.pstate),
+        ] {
+            set(&self.fd, self.index, reg, value)?;
+        }
+        Ok(())
     }
 
     fn unexpected(&mut self, exit: impl fmt::Display) -> Error {
@@ -149,42 +164,50 @@ impl Vcpu for KvmVcpu {
 
     fn run(&mut self, entry: Entry) -> Result<Exit, Error> {
         self.enter(entry)?;
-        let strange = match self.fd.run() {
-            Ok(VcpuExit::MmioRead(address, bytes)) => match Width::from_bytes(bytes.len()) {
-                Some(width) => return Ok(Exit::Read { address, width }),
-                None => format!("a load of {} bytes at {address:#x}", bytes.len()),
-            },
-            Ok(VcpuExit::MmioWrite(address, bytes)) => match Width::from_bytes(bytes.len()) {
-                Some(width) => {
-                    let mut value = [0; 8];
-                    value[..bytes.len()].copy_from_slice(bytes);
-                    return Ok(Exit::Write {
-                        address,
-                        width,
-                        value: u64::from_le_bytes(value),
+        let strange = loop {
+            break match self.fd.run() {
+                Ok(VcpuExit::MmioRead(address, bytes)) => match Width::from_bytes(bytes.len()) {
+                    Some(width) => return Ok(Exit::Read { address, width }),
+                    None => format!("a load of {} bytes at {address:#x}", bytes.len()),
+                },
+                Ok(VcpuExit::MmioWrite(address, bytes)) => match Width::from_bytes(bytes.len()) {
+                    Some(width) => {
+                        let mut value = [0; 8];
+                        value[..bytes.len()].copy_from_slice(bytes);
+                        return Ok(Exit::Write {
+                            address,
+                            width,
+                            value: u64::from_le_bytes(value),
+                        });
+                    }
+                    None => format!("a store of {} bytes at {address:#x}", bytes.len()),
+                },
+                Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _)) => {
+                    return Ok(Exit::PowerOff);
+                }
+                Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => return Ok(Exit::Reset),
+                Ok(VcpuExit::Unsupported(KVM_EXIT_ARM_NISV | KVM_EXIT_ARM_LDST64B)) => {
+                    return Ok(self.no_syndrome());
+                }
+                Ok(VcpuExit::Debug(debug)) => {
+                    return Ok(match debug.hsr >> ESR_EC_SHIFT {
+                        EC_WATCHPOINT => Exit::Watchpoint { address: debug.far },
+                        EC_STEP => Exit::Stepped,
+                        EC_BRK => {
+                            self.take_brk(debug.hsr)?;
+                            continue;
+                        }
+                        _ => Exit::Breakpoint,
                     });
                 }
-                None => format!("a store of {} bytes at {address:#x}", bytes.len()),
-            },
-            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _)) => return Ok(Exit::PowerOff),
-            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => return Ok(Exit::Reset),
-            Ok(VcpuExit::Unsupported(KVM_EXIT_ARM_NISV | KVM_EXIT_ARM_LDST64B)) => {
-                return Ok(self.no_syndrome());
-            }
-            Ok(VcpuExit::Debug(debug)) => {
-                return Ok(match debug.hsr >> ESR_EC_SHIFT {
-                    EC_WATCHPOINT => Exit::Watchpoint { address: debug.far },
-                    EC_STEP => Exit::Stepped,
-                    _ => Exit::Breakpoint,
-                });
-            }
-            Ok(VcpuExit::Hypercall(call)) if call.nr == u64::from(psci::CPU_OFF) => {
-                return Ok(Exit::PowersItselfOff);
-            }
-            Ok(VcpuExit::Intr) => return Ok(Exit::Kicked),
-            Ok(other) => format!("{other:?}"),
-            Err(error) if error.errno() == libc::EINTR => return Ok(Exit::Kicked),
-            Err(error) => return Err(Error::ioctl(format!("run vCPU {}", self.index))(error)),
+                Ok(VcpuExit::Hypercall(call)) if call.nr == u64::from(psci::CPU_OFF) => {
+                    return Ok(Exit::PowersItselfOff);
+                }
+                Ok(VcpuExit::Intr) => return Ok(Exit::Kicked),
+                Ok(other) => format!("{other:?}"),
+                Err(error) if error.errno() == libc::EINTR => return Ok(Exit::Kicked),
+                Err(error) => return Err(Error::ioctl(format!("run vCPU {}", self.index))(error)),
+            };
         };
         Err(self.unexpected(strange))
     }
@@ -293,3 +316,5 @@ const ESR_EC_SHIFT: u32 = 26;
 const EC_STEP: u32 = 0b11_0010;
 /// Watchpoint, from a lower Exception level.
 const EC_WATCHPOINT: u32 = 0b11_0100;
+/// BRK of AArch64.
+const EC_BRK: u32 = 0b11_1100;
