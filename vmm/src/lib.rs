@@ -7,6 +7,7 @@ pub mod conductor;
 pub mod console;
 #[cfg(test)]
 mod deadline;
+pub mod gdb;
 pub mod host;
 #[cfg(target_arch = "aarch64")]
 pub mod kvm;

@@ -90,9 +90,9 @@ pub enum Exit {
     Reset,
     /// It stands before an instruction at which it has a breakpoint.
     Breakpoint,
-    /// It stands before a store that a watchpoint waits for.
+    /// It stands before an access that a watchpoint waits for.
     Watchpoint {
-        /// The virtual address that it is about to store to.
+        /// The virtual address that it reaches for.
         address: u64,
     },
     /// It has executed the one instruction that it was let go for ([`Traps::step`]).
@@ -140,19 +140,81 @@ impl fmt::Display for Standing {
 pub struct Traps {
     /// Executing the instruction at one of these virtual addresses.
     pub breakpoints: Vec<u64>,
-    /// Storing to one of these words.
+    /// Executing the BRK that somebody has written to one of these. Any other is the guest's own.
+    pub brks: Vec<u64>,
+    /// Reaching for one of these words.
     pub watchpoints: Vec<Watched>,
     /// Executing anything more than one instruction. That may be the first one of a vector, if an interrupt comes first.
     pub step: bool,
 }
 
-/// A word whose change is waited for.
+/// A word for which somebody waits to be reached for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Watched {
     /// Its virtual address, a multiple of its width.
     pub address: u64,
     /// Its width.
     pub width: Width,
+    /// By what.
+    pub access: Access,
+}
+
+/// What reaches for a word.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Access {
+    /// A load.
+    Load,
+    /// A store.
+    Store,
+    /// Either.
+    Any,
+}
+
+/// A register of a vCPU.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Register {
+    /// One of x0 to x30.
+    X(u8),
+    /// The stack pointer that its state selects.
+    Sp,
+    /// Its program counter.
+    Pc,
+    /// Its processor state, in `SPSR_EL1`'s layout.
+    Pstate,
+    /// One of v0 to v31.
+    V(u8),
+    /// Of floating point, its status.
+    Fpsr,
+    /// Of floating point, its control.
+    Fpcr,
+    /// One of these.
+    System(System),
+}
+
+/// System registers (Arm ARM DDI 0487, D24.2), under their names there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(missing_docs, reason = "the manual has them")]
+pub enum System {
+    ElrEl1,
+    SpsrEl1,
+    SpEl0,
+    SpEl1,
+    EsrEl1,
+    FarEl1,
+    VbarEl1,
+    Ttbr0El1,
+    Ttbr1El1,
+    TcrEl1,
+    SctlrEl1,
+    MairEl1,
+    TpidrEl0,
+    TpidrroEl0,
+    TpidrEl1,
+    ContextidrEl1,
+    ParEl1,
+    MdscrEl1,
+    MpidrEl1,
+    CntvctEl0,
 }
 
 /// A vCPU that belongs to no thread yet.
@@ -189,6 +251,12 @@ pub trait Vcpu {
 
     /// Its registers at EL1. No access may be pending.
     fn registers(&mut self) -> Result<Regs, Self::Error>;
+
+    /// A register, zero-extended. No access may be pending.
+    fn register(&mut self, register: Register) -> Result<u128, Self::Error>;
+
+    /// Sets one, of which as many bits count as it has. No access may be pending.
+    fn set_register(&mut self, register: Register, value: u128) -> Result<(), Self::Error>;
 
     /// Has it leave before any of this, and before nothing else that it was given earlier.
     fn trap_on(&mut self, traps: &Traps) -> Result<(), Self::Error>;

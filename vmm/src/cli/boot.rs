@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::{Exit, size};
 use crate::console::{self, Where};
+use crate::gdb;
 use crate::lab::Needs;
 use crate::machine::Format;
 
@@ -55,6 +56,20 @@ pub(super) struct Args {
     /// End a guest that is still there after so many seconds
     #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
+    /// Let debuggers connect: PORT or ADDR:PORT, or unix:PATH, a socket for this user alone
+    ///
+    /// One at a time; `target remote` is gdb's word for it. Whoever is connected has all vCPUs, and the guest goes on when it leaves.
+    #[arg(long, value_name = "WHERE")]
+    gdb: Option<gdb::Where>,
+
+    /// Let nothing of the guest run before a debugger says so
+    #[arg(long, requires = "gdb")]
+    gdb_wait: bool,
+
+    /// Let --gdb listen at an address that other machines can reach: whoever connects there reads and writes all of the guest, unasked
+    #[arg(long, requires = "gdb")]
+    gdb_open: bool,
+
     /// What the guest's kaslr-seed and rng-seed are drawn from
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -66,6 +81,22 @@ impl Args {
         match &self.console {
             Where::File(_) => None,
             place => Some(place),
+        }
+    }
+
+    /// Where debuggers come in.
+    pub(super) fn debugger(&self) -> Option<&gdb::Where> {
+        self.gdb.as_ref()
+    }
+
+    /// What the parser can't see.
+    pub(super) fn check(&self) -> Result<(), String> {
+        match &self.gdb {
+            Some(place) if !place.is_local() && !self.gdb_open => Err(format!(
+                "--gdb {place}: other machines reach that address, and a debugger may do everything to the guest; --gdb-open says that this is \
+                 what you want"
+            )),
+            _ => Ok(()),
         }
     }
 
@@ -83,6 +114,7 @@ impl Args {
             stdin: console.is_none(),
             outputs: self.dump_dtb.iter().cloned().chain(console).collect(),
             memory: self.memory,
+            debugger: self.gdb.is_some(),
         }
     }
 }

@@ -8,6 +8,7 @@ use signal_hook::consts::SIGKILL;
 
 use super::{Exit, complain, tell};
 use crate::console::{Console, Where};
+use crate::gdb;
 use crate::lab::{self, Ended, Needs, Request};
 
 /// Look into the emulated arm64 machine in which verbs run where this one has no arm64 KVM
@@ -45,7 +46,7 @@ enum Action {
 
 pub(super) fn main(args: Args) -> Exit {
     match args.action {
-        Action::Shell { command } => carry_out(&Request::Shell(command), None),
+        Action::Shell { command } => carry_out(&Request::Shell(command), None, None),
         Action::Serve { socket, memory } => {
             let ready = || println!("{}", socket.display());
             lab::serve(&socket, u64::from(memory) << 20, ready)
@@ -58,17 +59,33 @@ pub(super) fn main(args: Args) -> Exit {
 }
 
 /// Runs the verb of this command line in the lab, with more arguments than were typed.
-pub(super) fn run(needs: Needs, more: Vec<OsString>, console: Option<&Where>) -> Exit {
+pub(super) fn run(
+    needs: Needs,
+    more: Vec<OsString>,
+    console: Option<&Where>,
+    debugger: Option<&gdb::Where>,
+) -> Exit {
     let request = Request::Verb(env::args_os().chain(more).collect(), needs);
+    let listener = match debugger.map(super::listen_for_debuggers).transpose() {
+        Ok(listener) => listener,
+        Err(error) => {
+            eprintln!("vmm: {error}");
+            return Exit::HostOrUsage;
+        }
+    };
     match console.map(|place| Console::open(place, tell)).transpose() {
-        Ok(console) => carry_out(&request, console),
+        Ok(console) => carry_out(&request, console, listener),
         Err(error) => complain(&error),
     }
 }
 
 /// Ends as what runs in the lab ends, also by a signal.
-fn carry_out(request: &Request, console: Option<Console>) -> Exit {
-    match lab::run(request, console) {
+fn carry_out(
+    request: &Request,
+    console: Option<Console>,
+    debuggers: Option<gdb::Listener>,
+) -> Exit {
+    match lab::run(request, console, debuggers) {
         Ok(Ended::Exit(code)) => Exit::Passed(code),
         // Nobody here has sent that, and whoever runs a verb has not asked where.
         Ok(Ended::Signal(SIGKILL)) if matches!(request, Request::Verb(..)) => {

@@ -24,6 +24,7 @@ use clap::{Parser, Subcommand};
 pub use exit::Exit;
 
 use crate::console::Where;
+use crate::gdb;
 use crate::lab::{Needs, Place, Wish};
 
 /// Holds arm64 vCPUs at chosen points, lets the guest crash, and judges how it stops.
@@ -82,7 +83,10 @@ impl Verb {
     /// What it needs of a lab, if it is to run where KVM is.
     fn needs(&self, wish: Wish) -> Result<Option<(Needs, Vec<OsString>)>, String> {
         Ok(match self {
-            Verb::Boot(args) => Some((args.needs(), Vec::new())),
+            Verb::Boot(args) => {
+                args.check()?;
+                Some((args.needs(), Vec::new()))
+            }
             Verb::Run(args) => Some(args.needs()?),
             Verb::Bench(args) => Some((args.needs(), Vec::new())),
             // It tells of this machine, unless somebody asks for the lab's.
@@ -103,6 +107,23 @@ impl Verb {
             _ => None,
         }
     }
+
+    /// Where debuggers come in, which stays with this process too.
+    fn debugger(&self) -> Option<&gdb::Where> {
+        match self {
+            Verb::Boot(args) => args.debugger(),
+            _ => None,
+        }
+    }
+}
+
+/// Listens for debuggers, and says where.
+fn listen_for_debuggers(place: &gdb::Where) -> Result<gdb::Listener, String> {
+    let listener = gdb::Listener::bind(place).and_then(|listener| {
+        tell(&format!("debuggers connect to {}", listener.address()?));
+        Ok(listener)
+    });
+    listener.map_err(|error| format!("cannot listen for debuggers at {place}: {error}"))
 }
 
 /// Parses the command line, runs the verb, here or in the lab, and prints what went wrong.
@@ -120,7 +141,9 @@ pub fn main() -> ExitCode {
     if let Some((needs, more)) = needs {
         match Place::choose(wish, || crate::host::probe().map(drop)) {
             Ok(Place::Here) => {}
-            Ok(Place::Lab) => return lab::run(needs, more, cli.verb.console()).into(),
+            Ok(Place::Lab) => {
+                return lab::run(needs, more, cli.verb.console(), cli.verb.debugger()).into();
+            }
             Err(lack) => {
                 eprintln!("vmm: {lack}, and --no-lab keeps it out of the lab");
                 return Exit::CannotRunHere.into();

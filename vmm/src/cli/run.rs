@@ -119,6 +119,7 @@ pub(super) fn payload_needs(
         stdin: false,
         outputs,
         memory: payload::MEMORY,
+        debugger: false,
     };
     Ok((needs, more))
 }
@@ -168,6 +169,7 @@ impl Args {
             stdin: false,
             outputs: self.outputs(),
             memory: linux::MEMORY,
+            debugger: false,
         };
         let named = [
             ("--kernel", &files.kernel),

@@ -8,7 +8,11 @@
 //! So a kick that is forgotten was for a wish that is read. The test at the end has shuttle look for a schedule in which
 //! this is not so.
 
+mod debug;
+
 use std::time::{Duration, Instant};
+
+pub use debug::Halt;
 
 use super::sync::{Condvar, Mutex, MutexGuard};
 use crate::vcpu::Kick;
@@ -60,6 +64,8 @@ struct State<J, T, E> {
     run: Run<E>,
     /// Traps so far.
     traps: u64,
+    /// A debugger shall have back what it let in.
+    asked: bool,
 }
 
 impl<J, T, E> State<J, T, E> {
@@ -143,6 +149,7 @@ impl<J, T, E> Gate<J, T, E> {
             seats,
             run: Run::Going,
             traps: 0,
+            asked: false,
         };
         Self {
             state: Mutex::new(state),
@@ -463,7 +470,7 @@ mod tests {
     use shuttle::sync::{Condvar, Mutex};
     use shuttle::{check_dfs, check_pct, check_random, thread};
 
-    use super::{Duration, Frozen, Gate, Instant, Next, Order, Stepped};
+    use super::{Duration, Frozen, Gate, Halt, Instant, Next, Order, Stepped};
     use crate::vcpu::Kick;
 
     /// immediate_exit and the signal in one: a kick is remembered until it is forgotten.
@@ -502,7 +509,11 @@ mod tests {
         AfterItLooked,
     }
 
-    fn vcpu(gate: &Gate<(), (), ()>, seat: usize, forgets: Forgets) {
+    fn spinning_vcpu(gate: &Gate<(), usize, ()>, seat: usize) {
+        vcpu(gate, seat, Forgets::BeforeItLooks);
+    }
+
+    fn vcpu<T>(gate: &Gate<(), T, ()>, seat: usize, forgets: Forgets) {
         let cpu = Arc::new(Cpu::default());
         gate.sit(seat, Box::new(Signal(Arc::clone(&cpu))));
         let mut settled = true;
@@ -529,7 +540,7 @@ mod tests {
     /// Open, hold, open again, dismiss: a lost kick leaves a thread in the guest for ever, which shuttle reports as a
     /// deadlock.
     fn run_hold_run_leave(vcpus: usize, forgets: Forgets) {
-        let gate = Arc::new(Gate::new(vcpus));
+        let gate = Arc::new(Gate::<(), (), ()>::new(vcpus));
         let threads: Vec<_> = (0..vcpus)
             .map(|seat| {
                 let gate = Arc::clone(&gate);
@@ -644,6 +655,36 @@ mod tests {
         for thread in threads {
             thread.join().unwrap();
         }
+    }
+
+    /// A debugger lets in what is trapped at once, and what is not until somebody asks.
+    fn a_debugger_has_them_back() {
+        let gate = Arc::new(Gate::new(2));
+        let gates: Arc<Gate<(), usize, ()>> = Arc::clone(&gate);
+        let threads = threads(&gates, 2, |gate, seat| match seat {
+            0 => trapped_vcpu(gate, seat),
+            _ => spinning_vcpu(gate, seat),
+        });
+        gate.hold();
+        assert_eq!(gate.run_until_halt(&[0, 1]), Halt::Trapped(0, 0));
+        let asking = {
+            let gate = Arc::clone(&gate);
+            thread::spawn(move || gate.ask())
+        };
+        assert_eq!(gate.run_until_halt(&[1]), Halt::Asked);
+        asking.join().unwrap();
+        gate.give(1, ());
+        gate.end(());
+        assert_eq!(gate.run_until_halt(&[0, 1]), Halt::Ended);
+        gate.dismiss();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_debugger_loses_no_kick() {
+        check_random(a_debugger_has_them_back, 2_000);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! [`Conductor::quiesce`]: every thread out of `KVM_RUN`, every access finished. State that KVM guards by that (the vGIC,
 //! the counter offset, MP_STATE) is reached through [`Quiesced`] alone.
 
+mod debug;
 mod gate;
 mod sync;
 
@@ -11,7 +12,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-pub use gate::{Frozen, Next, Stepped};
+pub use debug::Debugged;
+pub use gate::{Frozen, Halt, Next, Stepped};
 use gate::{Gate, Order};
 
 use crate::machine::Bus;
@@ -55,7 +57,7 @@ pub enum Trap {
     Breakpoint,
     /// A watchpoint.
     Watchpoint {
-        /// The virtual address that it is about to store to.
+        /// The virtual address that it reaches for.
         address: u64,
     },
     /// It has executed the one instruction that it was let go for.

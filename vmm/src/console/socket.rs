@@ -58,6 +58,11 @@ impl Listener {
         Ok(listener)
     }
 
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// For accepting.
     pub fn socket(&self) -> &UnixListener {
         &self.listener

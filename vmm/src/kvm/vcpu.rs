@@ -17,7 +17,7 @@ use super::error::Error;
 use super::kick::Bound;
 pub use super::kick::KvmKick;
 use super::reg::Reg;
-use crate::vcpu::{Detached, Entry, Exit, Standing, Traps, Vcpu, Width};
+use crate::vcpu::{Access, Detached, Entry, Exit, Register, Standing, Traps, Vcpu, Width};
 
 /// A load or store of 64 bytes outside of memory. No device here answers one, and no bindings know the exit yet: since Linux commit
 /// f174a9ffcd48 (KVM: arm64: Add exit to userspace on {LD,ST}64B* outside of memslots), where the processor has FEAT_LS64 a
@@ -74,6 +74,7 @@ impl Detached for Loose {
                 bound,
                 index: self.index,
                 fd: self.fd,
+                brks: Vec::new(),
                 _memory: self.memory,
             },
             kick,
@@ -86,6 +87,8 @@ pub struct KvmVcpu {
     bound: Bound,
     index: usize,
     fd: VcpuFd,
+    /// BRKs that are not the guest's own.
+    brks: Vec<u64>,
     _memory: Arc<GuestMemoryMmap>,
 }
 
@@ -118,8 +121,25 @@ impl KvmVcpu {
         set(&self.fd, self.index, Reg::PSTATE, pstate)
     }
 
+    fn reg(&self, register: Register) -> Result<Reg, Error> {
+        Ok(match register {
+            Register::X(number) => Reg::x(number.into()),
+            Register::Sp => {
+                // EL1h has its own, EL1t and EL0 have that of EL0.
+                let own = get(&self.fd, self.index, Reg::PSTATE)? & 0b1101 == 0b0101;
+                if own { Reg::SP_EL1 } else { Reg::SP_EL0 }
+            }
+            Register::Pc => Reg::PC,
+            Register::Pstate => Reg::PSTATE,
+            Register::V(number) => Reg::v(number.into()),
+            Register::Fpsr => Reg::FPSR,
+            Register::Fpcr => Reg::FPCR,
+            Register::System(system) => Reg::of(system),
+        })
+    }
+
     /// Has it take the exception of the BRK that it stands at. While KVM debugs a vCPU all of them come here (`MDCR_EL2.TDE`, Arm ARM
-    /// DDI 0487, D2.2), and none is ours: a kernel that warns has one.
+    /// DDI 0487, D2.2), but a kernel that warns has one of its own.
     fn take_brk(&mut self, syndrome: u32) -> Result<(), Error> {
         let reg = |reg| get(&self.fd, self.index, reg);
         let (pc, pstate) = (reg(Reg::PC)?, reg(Reg::PSTATE)?);
@@ -194,8 +214,12 @@ impl Vcpu for KvmVcpu {
                         EC_WATCHPOINT => Exit::Watchpoint { address: debug.far },
                         EC_STEP => Exit::Stepped,
                         EC_BRK => {
-                            self.take_brk(debug.hsr)?;
-                            continue;
+                            let pc = get(&self.fd, self.index, Reg::PC)?;
+                            if !self.brks.contains(&pc) {
+                                self.take_brk(debug.hsr)?;
+                                continue;
+                            }
+                            Exit::Breakpoint
                         }
                         _ => Exit::Breakpoint,
                     });
@@ -257,6 +281,29 @@ impl Vcpu for KvmVcpu {
         })
     }
 
+    fn register(&mut self, register: Register) -> Result<u128, Error> {
+        let reg = self.reg(register)?;
+        let mut bytes = [0; 16];
+        self.fd
+            .get_one_reg(reg.id(), &mut bytes[..reg.width()])
+            .map_err(Error::ioctl(format!(
+                "get {register:?} of vCPU {}",
+                self.index
+            )))?;
+        Ok(u128::from_le_bytes(bytes))
+    }
+
+    fn set_register(&mut self, register: Register, value: u128) -> Result<(), Error> {
+        let reg = self.reg(register)?;
+        self.fd
+            .set_one_reg(reg.id(), &value.to_le_bytes()[..reg.width()])
+            .map(|_| ())
+            .map_err(Error::ioctl(format!(
+                "set {register:?} of vCPU {}",
+                self.index
+            )))
+    }
+
     fn trap_on(&mut self, traps: &Traps) -> Result<(), Error> {
         let mut debug = kvm_guest_debug::default();
         if *traps != Traps::default() {
@@ -282,8 +329,16 @@ impl Vcpu for KvmVcpu {
         {
             let bytes = (1 << watched.width.bytes()) - 1;
             *value = watched.address & !7;
-            *control = WATCHPOINT | bytes << (watched.address & 7) << WCR_BAS_SHIFT;
+            let access = match watched.access {
+                Access::Load => 0b01,
+                Access::Store => 0b10,
+                Access::Any => 0b11,
+            };
+            *control = WATCHPOINT
+                | access << WCR_LSC_SHIFT
+                | bytes << (watched.address & 7) << WCR_BAS_SHIFT;
         }
+        self.brks.clone_from(&traps.brks);
         self.fd
             .set_guest_debug(&debug)
             .map_err(Error::ioctl(format!(
@@ -305,8 +360,10 @@ impl Vcpu for KvmVcpu {
 /// `DBGBCR<n>_EL1` (Arm ARM DDI 0487, D24.3.2): unlinked address match, all four bytes, at EL1 and EL0, enabled.
 const BREAKPOINT: u64 = 0xf << 5 | 0b11 << 1 | 1;
 
-/// `DBGWCR<n>_EL1` (D24.3.14): unlinked, stores, at EL1 and EL0, enabled; the bytes are for whoever sets it.
-const WATCHPOINT: u64 = 0b10 << 3 | 0b11 << 1 | 1;
+/// `DBGWCR<n>_EL1` (D24.3.14): unlinked, at EL1 and EL0, enabled; the bytes and the kind of access are for whoever sets it.
+const WATCHPOINT: u64 = 0b11 << 1 | 1;
+/// LSC, loads and stores.
+const WCR_LSC_SHIFT: u32 = 3;
 /// BAS, a bit for each byte of the doubleword.
 const WCR_BAS_SHIFT: u32 = 5;
 

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Counted up whenever a frame changes its form or its meaning.
-pub(super) const PROTOCOL: u32 = 1;
+pub(super) const PROTOCOL: u32 = 2;
 
 /// The identity of the sources that this program was built from.
 pub(super) const BUILD: &str = env!("VMM_BUILD");
@@ -67,6 +67,8 @@ pub(super) enum Channel {
     Contents,
     /// From the verb's output files; the bytes travel in `FileOp::Append`.
     Files,
+    /// Between a debugger and the verb, both ways. The first bytes are a connection, and each side closes it once.
+    Debugger,
 }
 
 /// What the host says about a verb.
@@ -113,6 +115,8 @@ pub(super) struct Start {
     pub(super) stdin: bool,
     /// A terminal in the lab, of this size, in place of the three standard streams.
     pub(super) terminal: Option<Size>,
+    /// Whether debuggers may connect to it.
+    pub(super) debugger: bool,
     /// What it may use of the lab's memory, in bytes.
     pub(super) memory: u64,
     /// The part of the caller's file tree that it sees, parents before children.
@@ -329,7 +333,8 @@ mod tests {
             Just(Channel::Stdout),
             Just(Channel::Stderr),
             Just(Channel::Contents),
-            Just(Channel::Files)
+            Just(Channel::Files),
+            Just(Channel::Debugger)
         ]
     }
 
@@ -360,11 +365,15 @@ mod tests {
             any::<u32>(),
             any::<bool>(),
             option::of(size()),
+            any::<bool>(),
             any::<u64>(),
             vec(node(), 0..6),
         );
         (words, rest).prop_map(
-            |((program, args, env, cwd, outputs), (umask, stdin, terminal, memory, nodes))| Start {
+            |(
+                (program, args, env, cwd, outputs),
+                (umask, stdin, terminal, debugger, memory, nodes),
+            )| Start {
                 program,
                 args,
                 env,
@@ -372,6 +381,7 @@ mod tests {
                 umask,
                 stdin,
                 terminal,
+                debugger,
                 memory,
                 nodes,
                 outputs,

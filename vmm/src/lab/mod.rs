@@ -10,6 +10,7 @@
 mod agent;
 mod carry;
 mod contents;
+mod debugger;
 mod frame;
 mod ground;
 mod image;
@@ -32,6 +33,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::console::{self, Console};
+use crate::gdb::Listener;
 
 pub use frame::Ended;
 #[doc(hidden)]
@@ -39,7 +41,7 @@ pub use frame::Ended;
 pub use frame::fuzz;
 pub use ground::{Ground, Output, Stopper, memory_of};
 pub use pid1::{Error as AgentError, main as agent};
-pub use place::{Place, Wish, caller_types, inside};
+pub use place::{Place, Wish, caller_types, inside, lent_listener};
 pub use run::{Needs, Request, Streams};
 pub use serve::serve;
 pub use session::Session;
@@ -136,6 +138,9 @@ pub enum Error {
     /// A verb as a process of this machine.
     #[error("cannot run a verb: {0}")]
     Child(io::Error),
+    /// What receives debuggers.
+    #[error("cannot listen for a debugger: {0}")]
+    Debugger(io::Error),
     /// Signal handlers.
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),
@@ -189,13 +194,17 @@ pub const SOCKET: &str = "VMM_LAB_SOCKET";
 
 /// Runs a verb on behalf of this process: its standard streams are the verb's, and so are its signals. With a console that is the verb's
 /// standard input and output.
-pub fn run(request: &Request, console: Option<Console>) -> Result<Ended, Error> {
+pub fn run(
+    request: &Request,
+    console: Option<Console>,
+    debuggers: Option<Listener>,
+) -> Result<Ended, Error> {
     let prepared = run::Prepared::new(request)?;
     let session = match env::var_os(SOCKET) {
         Some(socket) => Session::connect(&PathBuf::from(socket))?,
         None => Session::boot_with(prepared.start.memory, &prepared.contents)?,
     };
-    session.run_for_process(prepared, console)
+    session.run_for_process(prepared, console, debuggers)
 }
 
 /// Whether a lab could be booted on this machine: its emulator and its image are there.

@@ -1,6 +1,7 @@
 //! Where a verb that needs arm64 KVM runs.
 
 use std::env;
+use std::os::unix::net::UnixListener;
 
 use vmm_core::host::NoKvm;
 
@@ -29,6 +30,17 @@ pub enum Wish {
 
 /// The standard streams of the caller that are terminals, for a verb inside.
 pub(super) const TERMINALS: &str = "VMM_LAB_TERMINALS";
+
+/// The descriptor of the socket at which a verb inside the lab listens for debuggers.
+pub(super) const DEBUGGER: &str = "VMM_LAB_DEBUGGER";
+
+/// For a verb inside the lab: the socket at which debuggers come that have connected to its caller. Once: it is the one who asks that has
+/// it then.
+pub fn lent_listener() -> Option<UnixListener> {
+    env::var_os(INSIDE)?;
+    let number = env::var(DEBUGGER).ok()?.parse().ok()?;
+    crate::sys::inherited::listener(number)
+}
 
 /// Whether this process runs in the lab.
 pub fn inside() -> bool {

@@ -16,6 +16,7 @@ use signal_hook::low_level::emulate_default_handler;
 
 use super::carry::Carrier;
 use super::contents::{Checked, Contents};
+use super::debugger::{Door, Word};
 use super::frame::{CHUNK, Channel, Ended, FileOp, Hash, Program, Size, Start, ToAgent, ToHost};
 use super::place::{INSIDE, TERMINALS};
 use super::session::{Session, Told, Verb};
@@ -24,6 +25,7 @@ use super::terminal;
 use super::window::Window;
 use super::{Error, memory};
 use crate::console::{self, Attached, Console};
+use crate::gdb::Listener;
 
 /// How long a verb may take to end after it was asked to by a signal. A guest that is being stopped, with its console written out,
 /// took 2 s at most on a loaded machine.
@@ -40,6 +42,8 @@ pub struct Needs {
     pub stdin: bool,
     /// The memory of its guests, in bytes.
     pub memory: u64,
+    /// Whether debuggers may connect to it.
+    pub debugger: bool,
 }
 
 /// What runs in the lab.
@@ -178,6 +182,7 @@ impl Session {
             stdin: prepared.start.stdin.then_some(streams.stdin),
             contents: prepared.contents,
             terminal: None,
+            door: None,
             verb,
             events,
             inbox,
@@ -192,6 +197,7 @@ impl Session {
         &self,
         prepared: Prepared,
         console: Option<Console>,
+        debuggers: Option<Listener>,
     ) -> Result<Ended, Error> {
         let shell = prepared.start.terminal.is_some();
         let streams = match &console {
@@ -200,6 +206,9 @@ impl Session {
         };
         let mut running = self.start(prepared, streams)?;
         forward_signals(running.interrupter()).map_err(Error::Signals)?;
+        running.door = debuggers
+            .map(|listener| Door::open(listener, &running.verb))
+            .transpose()?;
         running.terminal = match &console {
             Some(console) => console.attach()?,
             None if shell => Some(Attached::bare()?),
@@ -246,6 +255,7 @@ impl Prepared {
             umask: own_umask(),
             stdin: needs.stdin,
             terminal: None,
+            debugger: needs.debugger,
             memory: memory::of_verb(needs.memory, survey.length()),
             outputs: std::mem::take(&mut survey.outputs),
             nodes: Vec::new(),
@@ -284,6 +294,7 @@ impl Prepared {
             umask: own_umask(),
             stdin: true,
             terminal,
+            debugger: false,
             memory: memory::of_verb(0, 0),
             nodes: Vec::new(),
             outputs: Vec::new(),
@@ -347,6 +358,7 @@ pub(super) struct Running {
     stderr: Sink<Vec<u8>>,
     files: Sink<FileOp>,
     terminal: Option<Attached>,
+    door: Option<Door>,
 }
 
 struct Windows {
@@ -390,6 +402,7 @@ impl Running {
     pub(super) fn wait(mut self) -> Result<Ended, Error> {
         let ended = self.attend();
         self.terminal = None;
+        self.door = None;
         // Without a receiver signals do what they do by default: whoever waits for a stuck reader of our output can end that.
         drop(self.inbox);
         self.windows.stdin.close();
@@ -454,6 +467,13 @@ impl Running {
             ToHost::Credit(Channel::Stdin, bytes) => self.windows.stdin.grant(bytes as usize),
             ToHost::Credit(Channel::Contents, bytes) => self.windows.contents.grant(bytes as usize),
             ToHost::Close(Channel::Stdin) => self.windows.stdin.close(),
+            ToHost::Bytes(Channel::Debugger, bytes) => self.to_debugger(Word::Bytes(bytes)),
+            ToHost::Close(Channel::Debugger) => self.to_debugger(Word::Close),
+            ToHost::Credit(Channel::Debugger, bytes) => {
+                if let Some(door) = &self.door {
+                    door.grant(bytes);
+                }
+            }
             ToHost::Ended(ended) => return Some(Ok(ended)),
             ToHost::Failed(why) => return Some(Err(Error::Failed { why })),
             ToHost::Bytes(..) | ToHost::Credit(..) | ToHost::Close(_) => {
@@ -461,6 +481,12 @@ impl Running {
             }
         }
         None
+    }
+
+    fn to_debugger(&self, word: Word) {
+        if let Some(door) = &self.door {
+            door.give(word);
+        }
     }
 
     /// Sends the contents that the lab lacks, then what comes from standard input. This thread is not waited for: it may be reading a

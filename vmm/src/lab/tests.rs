@@ -156,6 +156,7 @@ fn needs(inputs: &[&str], outputs: &[&str]) -> Needs {
         inputs: paths(inputs),
         outputs: paths(outputs),
         stdin: true,
+        debugger: false,
         memory: 0,
     }
 }

@@ -51,6 +51,8 @@ pub(crate) struct Surroundings {
     pub(crate) umask: u32,
     /// Whether its standard input is a terminal, which then becomes its controlling one.
     pub(crate) terminal: bool,
+    /// A descriptor that it inherits under the same number.
+    pub(crate) inherited: Option<OwnedFd>,
 }
 
 /// What a child takes for the file tree.
@@ -85,6 +87,9 @@ pub(crate) fn surround(command: &mut Command, surroundings: Surroundings) {
         }
         umask(Mode::from_raw_mode(surroundings.umask));
         setsid()?;
+        if let Some(descriptor) = &surroundings.inherited {
+            fcntl_setfd(descriptor, FdFlags::empty())?;
+        }
         if surroundings.terminal {
             ioctl_tiocsctty(rustix::stdio::stdin())?;
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use vmm_core::evidence::Regs;
 
-use super::{Detached, Entry, Exit, Kick, Standing, Traps, Vcpu};
+use super::{Detached, Entry, Exit, Kick, Register, Standing, Traps, Vcpu};
 
 /// What it does when it is run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -35,6 +35,8 @@ pub(crate) struct Seen {
     pub(crate) stays: Arc<AtomicUsize>,
     /// Set when it is dropped.
     pub(crate) dropped: Arc<AtomicUsize>,
+    /// Its registers; one that was never set is zero.
+    pub(crate) registers: Arc<Mutex<Vec<(Register, u128)>>>,
 }
 
 /// The script; after its last act the vCPU stays.
@@ -138,6 +140,19 @@ impl Vcpu for Scripted {
             pc: 0x4020_0000,
             pstate: 0x3c5,
         })
+    }
+
+    fn register(&mut self, register: Register) -> Result<u128, ScriptedFailure> {
+        let registers = self.script.seen.registers.lock().unwrap();
+        let value = registers.iter().rev().find(|(set, _)| *set == register);
+        Ok(value.map_or(0, |(_, value)| *value))
+    }
+
+    fn set_register(&mut self, register: Register, value: u128) -> Result<(), ScriptedFailure> {
+        let mut registers = self.script.seen.registers.lock().unwrap();
+        registers.retain(|(set, _)| *set != register);
+        registers.push((register, value));
+        Ok(())
     }
 
     fn trap_on(&mut self, _: &Traps) -> Result<(), ScriptedFailure> {

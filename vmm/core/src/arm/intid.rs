@@ -7,6 +7,12 @@ use std::fmt;
 pub struct IntId(u32);
 
 impl IntId {
+    /// The software-generated interrupt `n`, 0 to 15.
+    pub const fn sgi(n: u32) -> Self {
+        assert!(n < 16, "an SGI is 0 to 15");
+        Self(n)
+    }
+
     /// The private peripheral interrupt `n`, 0 to 15.
     pub const fn ppi(n: u32) -> Self {
         assert!(n < 16, "a PPI is 0 to 15");

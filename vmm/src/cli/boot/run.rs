@@ -2,17 +2,25 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+};
+use vmm_core::arm::{Mpidr, PhysicalAddress};
+use vmm_core::inspect::{Memory, OutsideOfRam};
+
 use super::{Args, OnReset};
 use crate::cli::interrupt::Interrupt;
-use crate::cli::{Exit, tell};
+use crate::cli::{Exit, listen_for_debuggers, tell};
 use crate::conductor::{self, Conductor, End, Quiesced, Reason};
 use crate::console::{self, Console, Where};
-use crate::kvm::KvmVcpu;
-use crate::lab::caller_types;
+use crate::gdb;
+use crate::kvm::{Gic, KvmVcpu, debug_registers};
+use crate::lab::{caller_types, lent_listener};
 use crate::machine::{self, Blob, Guest, Machine, PowerOff, Tally, Told};
 
 /// Why a guest could not be booted.
@@ -36,15 +44,18 @@ pub(in crate::cli) enum Error {
     Conductor(#[from] conductor::Error),
     #[error(transparent)]
     Kvm(#[from] crate::kvm::Error),
+    #[error("{0}")]
+    Debugger(String),
 }
 
 /// Boots the guest, and again after each reset that it shall survive.
 pub(in crate::cli) fn run(args: &Args) -> Result<Exit, Error> {
     let guest = read_guest(args)?;
     let console = open_console(&args.console)?;
+    let debuggers = open_to_debuggers(args)?;
     let interrupt = Interrupt::watch().map_err(Error::Signals)?;
     let attached = console.attach()?;
-    let end = lives(args, guest, &console, &interrupt);
+    let end = lives(args, guest, &console, debuggers.as_ref(), &interrupt);
     drop(attached);
     // A client may take its time with the last words, but not longer than the person who started all this.
     let hurry = console.hurry();
@@ -63,10 +74,23 @@ fn open_console(place: &Where) -> Result<Console, console::Error> {
     }
 }
 
+/// Where debuggers come in. In the lab those who connect at the caller come to a socket that this process was given.
+fn open_to_debuggers(args: &Args) -> Result<Option<gdb::Listener>, Error> {
+    let Some(place) = &args.gdb else {
+        return Ok(None);
+    };
+    let listener = match lent_listener() {
+        Some(listener) => gdb::Listener::Lent(listener),
+        None => listen_for_debuggers(place).map_err(Error::Debugger)?,
+    };
+    Ok(Some(listener))
+}
+
 fn lives(
     args: &Args,
     mut guest: Guest,
     console: &Console,
+    debuggers: Option<&gdb::Listener>,
     interrupt: &Interrupt,
 ) -> Result<Exit, Error> {
     let deadline = args
@@ -82,7 +106,11 @@ fn lives(
             PowerOff::InKvm,
             &strays,
         )?;
-        let exit = once(machine, console, interrupt, deadline)?;
+        let debugging = debuggers.map(|listener| Debugging {
+            listener,
+            wait: args.gdb_wait,
+        });
+        let exit = once(machine, console, debugging, interrupt, deadline)?;
         match exit {
             Exit::GuestReset if args.on_reset == OnReset::Restart => match resets.add() {
                 Told::Yes => eprintln!("vmm: the guest reset itself: again"),
@@ -108,10 +136,77 @@ fn lives(
     Ok(exit)
 }
 
+/// How debuggers come to the guest.
+struct Debugging<'l> {
+    listener: &'l gdb::Listener,
+    /// Nothing runs before one of them says so.
+    wait: bool,
+}
+
+/// What of the machine a debugger sees beside its vCPUs.
+struct Surroundings {
+    memory: Mapped,
+    gic: Gic,
+    mpidrs: Vec<Mpidr>,
+}
+
+impl gdb::Around for Surroundings {
+    fn ram(&self) -> &dyn gdb::Ram {
+        &self.memory
+    }
+
+    fn interrupts(&self, cpu: usize) -> Result<(u32, u32), String> {
+        let told = self.gic.interrupts(self.mpidrs[cpu]);
+        told.map(|interrupts| (interrupts.pending, interrupts.active))
+            .map_err(|error| error.to_string())
+    }
+
+    fn interface(&self, cpu: usize) -> Result<(u8, u8), String> {
+        let told = self.gic.interface(self.mpidrs[cpu]);
+        told.map(|interface| (interface.mask, interface.running))
+            .map_err(|error| error.to_string())
+    }
+}
+
+/// The guest's memory, under which its code runs.
+struct Mapped(Arc<GuestMemoryMmap>);
+
+impl Memory for Mapped {
+    fn read(&self, at: PhysicalAddress, into: &mut [u8]) -> Result<(), OutsideOfRam> {
+        let bytes = into.len();
+        self.0
+            .read_slice(into, GuestAddress(at.0))
+            .map_err(|_| OutsideOfRam { at, bytes })
+    }
+
+    fn ram(&self) -> Vec<Range<PhysicalAddress>> {
+        let range = |region: &GuestRegionMmap| {
+            let start = region.start_addr().0;
+            PhysicalAddress(start)..PhysicalAddress(start + region.len())
+        };
+        self.0.iter().map(range).collect()
+    }
+}
+
+impl gdb::Ram for Mapped {
+    fn write(&self, at: PhysicalAddress, bytes: &[u8]) -> Result<(), OutsideOfRam> {
+        let outside = OutsideOfRam {
+            at,
+            bytes: bytes.len(),
+        };
+        let slice = self.0.get_slice(GuestAddress(at.0), bytes.len());
+        let slice = slice.map_err(|_| outside)?;
+        slice.copy_from(bytes);
+        crate::kvm::make_visible(&slice);
+        Ok(())
+    }
+}
+
 /// One life of the guest.
 fn once(
     machine: Machine,
     console: &Console,
+    debugging: Option<Debugging<'_>>,
     interrupt: &Interrupt,
     deadline: Option<Instant>,
 ) -> Result<Exit, Error> {
@@ -123,7 +218,13 @@ fn once(
         }),
     };
     let Machine {
-        vcpus, bus, uart, ..
+        vcpus,
+        bus,
+        uart,
+        memory,
+        gic,
+        mpidrs,
+        ..
     } = machine;
     let conductor = Conductor::start(vcpus, &bus)?;
     let lost = conductor.stopper();
@@ -134,8 +235,20 @@ fn once(
         hurry();
         hurry_clients();
     }));
-    conductor.run();
-    let end = conductor.wait(deadline);
+    let end = match debugging {
+        None => {
+            conductor.run();
+            conductor.wait(deadline)
+        }
+        Some(debugging) => {
+            let around = Surroundings {
+                memory: Mapped(memory),
+                gic,
+                mpidrs,
+            };
+            debugged(&debugging, &conductor, &around, deadline)?
+        }
+    };
     let exit = match end {
         Some(End::PowerOff) => Ok(Exit::Expected),
         Some(End::Reset) => Ok(Exit::GuestReset),
@@ -153,6 +266,28 @@ fn once(
     drop(watching);
     written.map_err(Error::ConsoleLost)?;
     exit
+}
+
+/// Lets the guest run with whoever debugs it.
+fn debugged(
+    debugging: &Debugging<'_>,
+    conductor: &Conductor<KvmVcpu>,
+    around: &Surroundings,
+    deadline: Option<Instant>,
+) -> Result<Option<End<crate::kvm::Error>>, Error> {
+    let (breakpoints, watchpoints) = debug_registers().map_err(crate::kvm::Error::from)?;
+    let limits = gdb::DebugRegisters {
+        breakpoints: breakpoints as usize,
+        watchpoints: watchpoints as usize,
+    };
+    let work = || {
+        if !debugging.wait {
+            conductor.run();
+        }
+        conductor.wait(deadline)
+    };
+    gdb::serve(debugging.listener, conductor, around, limits, work)
+        .map_err(|error| Error::Debugger(format!("cannot serve debuggers: {error}")))
 }
 
 fn report_standings(quiesced: &Quiesced<'_, KvmVcpu>) {

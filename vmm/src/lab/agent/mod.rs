@@ -2,6 +2,7 @@
 //!
 //! One thread reads the port and never waits for anything else; one writes it; each verb has a few of its own.
 
+mod debugger;
 mod group;
 mod journal;
 mod outputs;

@@ -3,7 +3,7 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,9 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 use signal_hook::consts::{SIGBUS, SIGILL, SIGSEGV};
 
 use super::super::frame::{CHUNK, Channel, Ended, Frame, Program, Start, ToAgent, ToHost};
+use super::super::place::DEBUGGER;
 use super::super::window::Window;
+use super::debugger::{self, Post};
 use super::group::Group;
 use super::journal::Journal;
 use super::outputs::Outputs;
@@ -185,6 +187,13 @@ impl Verb<'_> {
             }
         };
         let terminal = start.terminal.map(terminal::open).transpose()?;
+        let post = (start.debugger)
+            .then(|| Post::new(self.number))
+            .transpose()?;
+        if let Some(post) = &post {
+            command.env(DEBUGGER, post.listener.as_raw_fd().to_string());
+        }
+        let address = post.as_ref().map(Post::address);
         spawn::surround(
             &mut command,
             Surroundings {
@@ -192,12 +201,20 @@ impl Verb<'_> {
                 tree,
                 umask: start.umask,
                 terminal: terminal.is_some(),
+                inherited: post.map(|post| post.listener),
             },
         );
-        match terminal {
-            Some((ours, theirs)) => self.start_on_terminal(command, ours, theirs),
-            None => self.start_on_pipes(command, start.stdin),
+        let mut running = match terminal {
+            Some((ours, theirs)) => self.start_on_terminal(command, ours, theirs)?,
+            None => self.start_on_pipes(command, start.stdin)?,
+        };
+        if let Some(address) = address {
+            let window = Arc::new(Window::new());
+            let out = self.out.clone();
+            running.debugger = Some(Post::serve(address, self.number, out, Arc::clone(&window)));
+            running.windows.push((Channel::Debugger, window));
         }
+        Ok(running)
     }
 
     fn start_on_terminal(
@@ -220,6 +237,7 @@ impl Verb<'_> {
             windows: Vec::new(),
             pumps: Vec::new(),
             terminal: None,
+            debugger: None,
         };
         self.drain(&mut running, Channel::Stdout, ours.try_clone()?);
         running.terminal = Some(ours);
@@ -240,6 +258,7 @@ impl Verb<'_> {
             windows: Vec::new(),
             pumps: Vec::new(),
             terminal: None,
+            debugger: None,
         };
         if let Some(pipe) = stdout {
             self.drain(&mut running, Channel::Stdout, pipe);
@@ -409,6 +428,7 @@ struct Running {
     windows: Vec<(Channel, Arc<Window>)>,
     pumps: Vec<JoinHandle<()>>,
     terminal: Option<File>,
+    debugger: Option<Sender<debugger::Word>>,
 }
 
 impl Running {
@@ -420,6 +440,10 @@ impl Running {
                 let _ = self.stdin.as_ref().map(|stdin| stdin.send(bytes));
             }
             ToAgent::Close(Channel::Stdin) => self.stdin = None,
+            ToAgent::Bytes(Channel::Debugger, bytes) => {
+                self.to_debugger(debugger::Word::Bytes(bytes));
+            }
+            ToAgent::Close(Channel::Debugger) => self.to_debugger(debugger::Word::Close),
             ToAgent::Close(channel) => self.windows(channel).for_each(|window| window.close()),
             ToAgent::Credit(channel, bytes) => self
                 .windows(channel)
@@ -444,6 +468,11 @@ impl Running {
                 tracing::warn!("a word that has no place here: {message:?}");
             }
         }
+    }
+
+    fn to_debugger(&self, word: debugger::Word) {
+        // The thread takes until nobody tells it anything.
+        let _ = self.debugger.as_ref().map(|debugger| debugger.send(word));
     }
 
     fn windows(&self, channel: Channel) -> impl Iterator<Item = &Window> {

@@ -14,7 +14,7 @@ use vmm_core::evidence::{Note, NoteState, Place, PlaceKind, Places};
 use vmm_core::inspect::{InspectError, Kernel, LogReader, Memory, OutsideOfRam, Record};
 
 use super::plan::{Unfit, Where, place};
-use crate::vcpu::{Watched, Width};
+use crate::vcpu::{Access, Watched, Width};
 
 /// The guest's RAM.
 pub(super) struct Ram(pub(super) Arc<GuestMemoryMmap>);
@@ -279,6 +279,7 @@ impl Watch {
         let watched = |located: &Located| Watched {
             address: located.va.0,
             width: width(located.word),
+            access: Access::Store,
         };
         self.words.iter().map(watched).collect()
     }

@@ -519,7 +519,7 @@ impl<'a> Steps<'a> {
             } else {
                 Vec::new()
             },
-            step: false,
+            ..Traps::default()
         };
         self.on(cpu, move |vcpu| vcpu.trap_on(&traps))
     }

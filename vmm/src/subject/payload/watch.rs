@@ -10,7 +10,7 @@ use vmm_core::evidence::{Hand, Note, What};
 use vmm_core::scenario::Driver;
 
 use super::image::Statics;
-use crate::vcpu::{Watched, Width};
+use crate::vcpu::{Access, Watched, Width};
 
 /// Guest memory, as far as a payload's statics lie in it.
 pub(super) trait Memory {
@@ -193,7 +193,11 @@ pub(super) fn watched(statics: &Statics, word: Word) -> Watched {
         Word::OnlineMask => (statics.online_mask, Width::Doubleword),
         Word::OnlineCount => (statics.online_count, Width::Word),
     };
-    Watched { address, width }
+    Watched {
+        address,
+        width,
+        access: Access::Store,
+    }
 }
 
 fn note(memory: &dyn Memory, statics: Statics, cpu: u16) -> Note {

@@ -300,7 +300,7 @@ impl<'a> Live<'a> {
         let traps = Traps {
             breakpoints,
             watchpoints: self.watch.watched(),
-            step: false,
+            ..Traps::default()
         };
         self.on(cpu, move |vcpu| vcpu.trap_on(&traps))
     }

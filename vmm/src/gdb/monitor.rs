@@ -1,0 +1,152 @@
+//! `monitor` commands: what a debugger's own language has no words for.
+
+use std::fmt::Write as _;
+
+use vmm_core::arm::{IntId, PhysicalAddress};
+
+use super::target::{Error, Guest};
+use crate::vcpu::{Register, System, Vcpu};
+
+const HELP: &str = "\
+help               this text
+hold CPU           keep a CPU out of the guest, whatever the debugger lets go on
+release CPU        let it go on with the others again
+step-irq on|off    whether a single step lets interrupts in (off)
+phys ADDR [BYTES]  guest memory by its physical address
+gic [CPU]          pending and active private interrupts, and what the CPU interface lets through
+time               the counter as each CPU reads it
+";
+
+/// Words that it can't make sense of are told, and no error: the debugger prints what it is given.
+pub(super) fn command<V: Vcpu + 'static>(
+    guest: &mut Guest<'_, V>,
+    words: &str,
+    out: &mut String,
+) -> Result<(), Error> {
+    let words: Vec<&str> = words.split_whitespace().collect();
+    let cpu = |word: &str, vcpus: usize| {
+        let cpu = word.parse().ok().filter(|cpu| *cpu < vcpus);
+        cpu.ok_or_else(|| format!("{word}: the guest has CPUs 0 to {}\n", vcpus - 1))
+    };
+    let vcpus = guest.vcpus();
+    let said = match words.as_slice() {
+        [] | ["help"] => Ok(HELP.to_owned()),
+        ["hold", word] => cpu(word, vcpus).map(|cpu| {
+            guest.held.insert(cpu);
+            format!("CPU {cpu} is held\n")
+        }),
+        ["release", word] => cpu(word, vcpus).map(|cpu| match guest.held.remove(&cpu) {
+            true => format!("CPU {cpu} goes on with the others\n"),
+            false => format!("CPU {cpu} was not held\n"),
+        }),
+        ["step-irq", word @ ("on" | "off")] => {
+            guest.step_irq = *word == "on";
+            Ok(format!("a single step lets interrupts in: {word}\n"))
+        }
+        ["phys", address] => Ok(physical(guest, address, "64")),
+        ["phys", address, bytes] => Ok(physical(guest, address, bytes)),
+        ["gic"] => Ok((0..vcpus).map(|cpu| interrupts(guest, cpu)).collect()),
+        ["gic", word] => cpu(word, vcpus).map(|cpu| interrupts(guest, cpu)),
+        ["time"] => {
+            let mut text = String::new();
+            for cpu in 0..vcpus {
+                let counter = Register::System(System::CntvctEl0);
+                let counter = guest.on(cpu, move |vcpu| vcpu.register(counter))?;
+                // Writing into a string does not fail.
+                let _ = writeln!(text, "CPU {cpu}: CNTVCT_EL0 {counter:#x}");
+            }
+            Ok(text)
+        }
+        _ => Err(format!(
+            "no such command: {}; `monitor help`\n",
+            words.join(" ")
+        )),
+    };
+    out.push_str(&said.unwrap_or_else(|problem| problem));
+    Ok(())
+}
+
+fn number(word: &str) -> Option<u64> {
+    match word.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => word.parse().ok(),
+    }
+}
+
+/// The most that one command shows.
+const MOST: u64 = 4096;
+
+fn physical<V: Vcpu + 'static>(guest: &Guest<'_, V>, address: &str, bytes: &str) -> String {
+    let wrong = |word: &str| format!("{word}: an address, and up to {MOST} bytes\n");
+    let Some(at) = number(address) else {
+        return wrong(address);
+    };
+    let Some(length) = number(bytes).filter(|bytes| (1..=MOST).contains(bytes)) else {
+        return wrong(bytes);
+    };
+    let mut data = vec![0; length as usize];
+    if let Err(outside) = guest.around.ram().read(PhysicalAddress(at), &mut data) {
+        return format!("{outside}\n");
+    }
+    let mut text = String::new();
+    for (line, bytes) in (0..).zip(data.chunks(16)) {
+        let _ = write!(text, "{:#012x}:", at + 16 * line);
+        for byte in bytes {
+            let _ = write!(text, " {byte:02x}");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn interrupts<V: Vcpu + 'static>(guest: &Guest<'_, V>, cpu: usize) -> String {
+    let around = guest.around;
+    let told = around.interrupts(cpu).and_then(|(pending, active)| {
+        let (mask, running) = around.interface(cpu)?;
+        let running = match running {
+            0xff => "nothing is being handled".to_owned(),
+            priority => format!("priority {priority:#04x} is being handled"),
+        };
+        Ok(format!(
+            "CPU {cpu}: pending {}; active {}; PMR {mask:#04x}; {running}\n",
+            list(pending),
+            list(active)
+        ))
+    });
+    told.unwrap_or_else(|why| format!("CPU {cpu}: {why}\n"))
+}
+
+fn list(bits: u32) -> String {
+    let set: Vec<String> = (0..32)
+        .filter(|bit| bits >> bit & 1 == 1)
+        .map(|bit| match bit {
+            0..16 => IntId::sgi(bit).to_string(),
+            _ => IntId::ppi(bit - 16).to_string(),
+        })
+        .collect();
+    if set.is_empty() {
+        return "none".to_owned();
+    }
+    set.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interrupts_are_named() {
+        assert_eq!(list(0), "none");
+        assert_eq!(
+            list(1 | 1 << 27),
+            format!("{}, {}", IntId::sgi(0), IntId::ppi(11))
+        );
+    }
+
+    #[test]
+    fn numbers_are_decimal_or_hexadecimal() {
+        assert_eq!(number("0x40"), Some(64));
+        assert_eq!(number("40"), Some(40));
+        assert_eq!(number("x"), None);
+    }
+}

@@ -1,0 +1,247 @@
+//! One instruction without a way into an interrupt's vector.
+//!
+//! A pending interrupt would be taken before the instruction that is to be stepped, and the step end at its vector. So interrupts are
+//! masked in the vCPU's own state for the time of the step, and whatever of the guest could see or keep that mask is put right
+//! afterwards.
+
+/// I and F of `PSTATE`, and of `DAIF` (Arm ARM DDI 0487, C5.2.19 and C5.2.2).
+pub(super) const INTERRUPTS: u64 = 0b11 << 6;
+
+/// What of a vCPU the step may change.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct State {
+    pub(super) pc: u64,
+    pub(super) pstate: u64,
+    pub(super) elr: u64,
+    pub(super) spsr: u64,
+    pub(super) vbar: u64,
+}
+
+/// A step that has begun.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Masked {
+    before: State,
+    effect: Effect,
+}
+
+/// What an instruction has to do with the mask.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Effect {
+    None,
+    /// It reads `DAIF` into this register.
+    Reads(u8),
+    /// It decides about both bits itself: MSR DAIF from a register, an exception's return.
+    Decides,
+    /// It sets those of its bits, or clears them.
+    Sets(u64),
+    Clears(u64),
+    /// It waits, which with nothing to wait for would not end.
+    Waits,
+}
+
+/// What is left to be done when a step has ended.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Repair {
+    /// `PSTATE` is to be this.
+    pub(super) pstate: Option<u64>,
+    /// `SPSR_EL1` is to be this.
+    pub(super) spsr: Option<u64>,
+    /// These bits of this register are to be these.
+    pub(super) x: Option<(u8, u64)>,
+}
+
+impl Effect {
+    /// C6.2: MRS, MSR (register), MSR (immediate), ERET and its authenticating forms, WFE and WFI.
+    fn of(instruction: u32) -> Self {
+        let register = (instruction & 0x1f) as u8;
+        let immediate = u64::from(instruction >> 8 & 0b11) << 6;
+        match instruction {
+            i if i & !0x1f == 0xd53b_4220 => Self::Reads(register),
+            i if i & !0x1f == 0xd51b_4220 => Self::Decides,
+            0xd69f_03e0 | 0xd69f_0bff | 0xd69f_0fff => Self::Decides,
+            i if i & !0xf00 == 0xd503_40df => Self::Sets(immediate),
+            i if i & !0xf00 == 0xd503_40ff => Self::Clears(immediate),
+            0xd503_205f | 0xd503_207f => Self::Waits,
+            _ => Self::None,
+        }
+    }
+}
+
+/// Whether it is a load exclusive (C4.1.94, "Load/store exclusive register" and "pair"): a step between it and its store would lose the
+/// reservation each time, and the loop around them never end.
+pub(super) fn is_load_exclusive(instruction: u32) -> bool {
+    instruction & 0x3f40_0000 == 0x0840_0000 && instruction & 1 << 23 == 0
+}
+
+impl Masked {
+    /// Begins it. Without an instruction (its page is not mapped) there is nothing to be looked out for but the fault.
+    pub(super) fn begin(before: State, instruction: Option<u32>) -> Self {
+        let effect = instruction.map_or(Effect::None, Effect::of);
+        Self { before, effect }
+    }
+
+    /// Whether the instruction does nothing but wait: its step is to go past it.
+    pub(super) fn waits(&self) -> bool {
+        self.effect == Effect::Waits
+    }
+
+    /// `PSTATE` for the time of the step.
+    pub(super) fn pstate(&self) -> u64 {
+        self.before.pstate | INTERRUPTS
+    }
+
+    /// What is left to be done, where it was let in and is out again. `read` is what the register of an MRS holds.
+    pub(super) fn end(&self, after: State, read: impl FnOnce(u8) -> u64) -> Repair {
+        let own = self.before.pstate & INTERRUPTS;
+        let put_back = |state: u64| state & !INTERRUPTS | own;
+        let mut repair = Repair::default();
+        let next = self.before.pc.wrapping_add(4);
+        let vectors = self.before.vbar..self.before.vbar.wrapping_add(0x800);
+        let excepted = vectors.contains(&after.pc)
+            && (after.elr == self.before.pc || after.elr == next)
+            && after.spsr & INTERRUPTS == INTERRUPTS
+            && after.pstate & INTERRUPTS == INTERRUPTS
+            && after.pc != next;
+        if excepted {
+            repair.spsr = Some(put_back(after.spsr));
+            return repair;
+        }
+        if after.pc == self.before.pc {
+            // It never ran, or it branches to itself.
+            repair.pstate = Some(put_back(after.pstate));
+            return repair;
+        }
+        repair.pstate = match self.effect {
+            Effect::Decides => None,
+            Effect::Sets(bits) => Some(put_back(after.pstate) | bits),
+            Effect::Clears(bits) => Some(put_back(after.pstate) & !bits),
+            Effect::None | Effect::Reads(_) | Effect::Waits => Some(put_back(after.pstate)),
+        };
+        if let Effect::Reads(register) = self.effect
+            && register != 31
+        {
+            repair.x = Some((register, put_back(read(register))));
+        }
+        repair
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEFORE: State = State {
+        pc: 0x1000,
+        pstate: 0x5,
+        elr: 0,
+        spsr: 0,
+        vbar: 0x8000,
+    };
+
+    fn stepped(instruction: u32, before: State, after: impl FnOnce(&mut State)) -> Repair {
+        let step = Masked::begin(before, Some(instruction));
+        let mut state = State {
+            pc: before.pc + 4,
+            pstate: step.pstate(),
+            ..before
+        };
+        after(&mut state);
+        step.end(state, |_| 0x3c0)
+    }
+
+    #[test]
+    fn an_instruction_that_has_nothing_to_do_with_it_gets_its_state_back() {
+        let nop = stepped(0xd503_201f, BEFORE, |_| {});
+        let expected = Repair {
+            pstate: Some(0x5),
+            ..Repair::default()
+        };
+        assert_eq!(nop, expected);
+        let masked = State {
+            pstate: 0xc5,
+            ..BEFORE
+        };
+        assert_eq!(stepped(0xd503_201f, masked, |_| {}).pstate, Some(0xc5));
+    }
+
+    #[test]
+    fn mrs_daif_does_not_see_it() {
+        // mrs x7, daif; mrs xzr, daif
+        let repair = stepped(0xd53b_4227, BEFORE, |_| {});
+        assert_eq!(repair.x, Some((7, 0x300)));
+        assert_eq!(stepped(0xd53b_423f, BEFORE, |_| {}).x, None);
+    }
+
+    #[test]
+    fn what_decides_has_decided() {
+        // msr daif, x0; eret
+        assert_eq!(
+            stepped(0xd51b_4220, BEFORE, |after| after.pstate = 0x45).pstate,
+            None
+        );
+        assert_eq!(
+            stepped(0xd69f_03e0, BEFORE, |after| after.pc = 0).pstate,
+            None
+        );
+    }
+
+    #[test]
+    fn immediates_change_their_bits_alone() {
+        // msr daifset, #2; msr daifset, #0xf; msr daifclr, #2; msr daifclr, #3
+        assert_eq!(stepped(0xd503_42df, BEFORE, |_| {}).pstate, Some(0x85));
+        let all = stepped(0xd503_4fdf, BEFORE, |after| after.pstate |= 0x3c0);
+        assert_eq!(all.pstate, Some(0x3c5));
+        let masked = State {
+            pstate: 0xc5,
+            ..BEFORE
+        };
+        let cleared = stepped(0xd503_42ff, masked, |after| after.pstate &= !0x80);
+        assert_eq!(cleared.pstate, Some(0x45));
+        let both = stepped(0xd503_43ff, masked, |after| after.pstate &= !0xc0);
+        assert_eq!(both.pstate, Some(0x5));
+    }
+
+    #[test]
+    fn an_exception_has_not_kept_it() {
+        // svc #0: the return address is the next one; a load that faults: its own; and a brk.
+        for (instruction, elr) in [
+            (0xd400_0001, 0x1004),
+            (0xf940_0000, 0x1000),
+            (0xd420_0000, 0x1000),
+        ] {
+            let repair = stepped(instruction, BEFORE, |after| {
+                *after = State {
+                    pc: 0x8200,
+                    pstate: 0x3c5,
+                    elr,
+                    spsr: 0xc5,
+                    ..BEFORE
+                };
+            });
+            let expected = Repair {
+                spsr: Some(0x5),
+                ..Repair::default()
+            };
+            assert_eq!(repair, expected);
+        }
+    }
+
+    #[test]
+    fn one_that_never_ran_is_as_before() {
+        assert_eq!(
+            stepped(0xd51b_4220, BEFORE, |after| after.pc = 0x1000).pstate,
+            Some(0x5)
+        );
+    }
+
+    #[test]
+    fn waits_and_exclusive_loads_are_told() {
+        assert!(Masked::begin(BEFORE, Some(0xd503_207f)).waits());
+        assert!(!Masked::begin(BEFORE, None).waits());
+        // ldxr w0, [x1]; ldaxp x0, x1, [x2]; stxr, ldar, ldr
+        assert!(is_load_exclusive(0x885f_7c20) && is_load_exclusive(0xc87f_8440));
+        for other in [0x8802_7c20, 0x88df_fc20, 0xb940_0020] {
+            assert!(!is_load_exclusive(other), "{other:#x}");
+        }
+    }
+}
