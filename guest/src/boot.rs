@@ -12,6 +12,7 @@ use crate::arch;
 use crate::checks::{self, fail};
 use crate::console::{self, println};
 use crate::cpus::{CpuId, MAX_CPUS, Mpidr, Stage};
+use crate::debuggee;
 use crate::gic::{self, Sgi};
 use crate::hostile;
 use crate::platform::{Platform, PlatformError};
@@ -54,6 +55,7 @@ fn run(x0: u64) -> Result<(), PlatformError> {
     if let Some(deed) = hostile::asked_for(platform.bootargs()) {
         return hostile::run(deed, cpus, platform.ram_end()?);
     }
+    debuggee::look_for(platform.bootargs());
     let (distributor, regions) = platform.gic()?;
     println!(
         "hello from CPU 0 of {cpus}; GICv3 at {:#x}, counter at {} kHz",
@@ -93,6 +95,9 @@ fn run(x0: u64) -> Result<(), PlatformError> {
             "LSE atomics",
             format_args!("{cpus} CPUs counted themselves as {online}"),
         );
+    }
+    if debuggee::is_asked_for() {
+        debuggee::run(CpuId::BOOT);
     }
     power_off_others(cpus);
     println!("{cpus} CPUs, all checks passed");
@@ -148,6 +153,9 @@ fn start(cpu: CpuId, redistributor: GicRedistributor<'static>, timer: IntId) {
     let started = arch::start_cpu(cpu.shared().mpidr(), move || {
         arch::set_cpu_index(cpu.index());
         come_online(cpu, redistributor, timer);
+        if debuggee::is_asked_for() {
+            debuggee::run(cpu);
+        }
         wait_for_power_off(cpu);
         println!("{cpu} off");
         let error = psci::cpu_off::<Hvc>();

@@ -14,6 +14,7 @@ use smccc::psci;
 
 use crate::console;
 use crate::cpus::{CpuId, Mpidr};
+use crate::debuggee;
 use crate::time::{self, Deadline, PATIENCE};
 
 /// Takes the interrupt that is signalled, be it an IRQ or a pseudo-NMI.
@@ -28,7 +29,9 @@ pub(crate) fn irq() {
         // ends, or it would be taken again.
         time::stop_timer();
     }
-    CpuId::current().shared().count(intid);
+    if !(intid.is_ppi() && debuggee::goes_on()) {
+        CpuId::current().shared().count(intid);
+    }
     GicCpuInterface::end_interrupt(intid, group);
 }
 

@@ -66,7 +66,12 @@ pub(crate) fn enable_event_stream() {
 
 /// Lets this CPU's virtual timer interrupt it in 100 us.
 pub(crate) fn start_timer() {
-    let expiry = read_cntvct_el0().virtualcount() + frequency() / 10_000;
+    start_timer_in(10_000);
+}
+
+/// Lets this CPU's virtual timer interrupt it when such a part of a second has passed.
+pub(crate) fn start_timer_in(part: u64) {
+    let expiry = read_cntvct_el0().virtualcount() + frequency() / part;
     write_cntv_cval_el0(CntvCvalEl0::from_bits_retain(expiry));
     write_cntv_ctl_el0(CntvCtlEl0::ENABLE);
     arch::isb();

@@ -46,6 +46,11 @@ impl Guest {
     }
 }
 
+/// A file of a kernel that was built here (`make kernels`).
+pub fn built(kernel: &str, file: &str) -> PathBuf {
+    root().join("target/guests").join(kernel).join(file)
+}
+
 /// The initramfs of the Linux guests.
 pub fn initrd() -> PathBuf {
     root().join("target/images/guest.cpio")

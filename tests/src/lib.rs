@@ -9,7 +9,7 @@ mod terminal;
 mod vmm;
 
 pub use flat::{RESET, SAY_R, SPIN, flat, image};
-pub use guests::{Guest, initrd, payload};
+pub use guests::{Guest, built, initrd, payload};
 pub use line::Line;
 pub use processes::Marked;
 pub use readers::{checkers, read};

@@ -216,6 +216,21 @@ impl Running {
         }
     }
 
+    /// The same of what it says on standard error.
+    ///
+    /// # Panics
+    ///
+    /// When they do not come.
+    #[track_caller]
+    pub fn wait_for_complaint(&mut self, words: &str) {
+        let until = deadline();
+        while !self.errors.finds(words) {
+            let more = !(self.output.ended() && self.errors.ended())
+                && listen(&mut [&mut self.output, &mut self.errors], None, until);
+            assert!(more, "{words:?} did not come:\n{}", self.story());
+        }
+    }
+
     /// What it has said so far.
     fn story(&self) -> String {
         format!(

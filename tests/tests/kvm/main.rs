@@ -5,6 +5,7 @@
 mod boot;
 mod console;
 mod errors;
+mod gdb;
 mod hostile;
 mod kdump;
 mod lab;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
     let mut trials = boot::trials(&shared);
     trials.extend(console::trials(&shared));
     trials.extend(errors::trials(&shared));
+    trials.extend(gdb::trials(&shared));
     trials.extend(hostile::trials(&shared));
     trials.extend(kdump::trials(&shared));
     trials.extend(lab::trials(&shared));
