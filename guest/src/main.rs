@@ -28,6 +28,7 @@ mod checks;
 mod console;
 #[cfg(target_os = "none")]
 mod cpus;
+#[cfg(target_os = "none")]
 mod debuggee;
 #[cfg(target_os = "none")]
 mod exceptions;

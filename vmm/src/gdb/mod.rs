@@ -31,6 +31,13 @@ pub trait Around: Sync {
     /// Its memory.
     fn ram(&self) -> &dyn Ram;
 
+    /// Its counter stands still from here on, where the host can do that: a kernel that is looked at for minutes shall not find its CPUs
+    /// locked up. All vCPUs are out of the guest.
+    fn stop_time(&self);
+
+    /// It goes on from where it was stopped. All vCPUs are out of the guest.
+    fn start_time(&self);
+
     /// The private interrupts that are pending on a CPU, and those that are active, a bit each. All vCPUs are out of the guest.
     fn interrupts(&self, cpu: usize) -> Result<(u32, u32), String>;
 

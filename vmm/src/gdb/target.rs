@@ -98,6 +98,7 @@ impl<'a, V: Vcpu + 'static> Guest<'a, V> {
         limits: DebugRegisters,
     ) -> Self {
         let vcpus = debugged.vcpus();
+        around.stop_time();
         Self {
             debugged,
             around,
@@ -309,7 +310,9 @@ impl<'a, V: Vcpu + 'static> Guest<'a, V> {
             running.push(vcpu);
         }
         let brks = self.write_brks()?;
+        self.around.start_time();
         let halt = self.debugged.run(&running);
+        self.around.stop_time();
         self.take_brks_back(brks);
         if halt == Halt::Ended {
             return Ok(Some(Some(MultiThreadStopReason::Exited(0))));
@@ -428,6 +431,7 @@ impl<'a, V: Vcpu + 'static> Guest<'a, V> {
                 tracing::debug!("vCPU {vcpu} keeps its traps: {error}");
             }
         }
+        self.around.start_time();
     }
 }
 

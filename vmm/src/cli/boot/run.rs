@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use vm_memory::{
@@ -19,7 +19,7 @@ use crate::cli::{Exit, listen_for_debuggers, tell};
 use crate::conductor::{self, Conductor, End, Quiesced, Reason};
 use crate::console::{self, Console, Where};
 use crate::gdb;
-use crate::kvm::{Gic, KvmVcpu, debug_registers};
+use crate::kvm::{Clock, Gic, KvmVcpu, debug_registers};
 use crate::lab::{caller_types, lent_listener};
 use crate::machine::{self, Blob, Guest, Machine, PowerOff, Tally, Told};
 
@@ -148,11 +148,41 @@ struct Surroundings {
     memory: Mapped,
     gic: Gic,
     mpidrs: Vec<Mpidr>,
+    time: Mutex<Time>,
+}
+
+/// The guest's counter.
+struct Time {
+    clock: Clock,
+    /// What it read when it was stopped.
+    stopped: Option<u64>,
+}
+
+impl Surroundings {
+    fn time(&self) -> MutexGuard<'_, Time> {
+        self.time.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl gdb::Around for Surroundings {
     fn ram(&self) -> &dyn gdb::Ram {
         &self.memory
+    }
+
+    fn stop_time(&self) {
+        let mut time = self.time();
+        if time.stopped.is_none() {
+            time.stopped = time.clock.now();
+        }
+    }
+
+    fn start_time(&self) {
+        let mut time = self.time();
+        if let Some(counter) = time.stopped.take()
+            && let Err(error) = time.clock.set(counter)
+        {
+            tracing::debug!("the guest's counter could not be stopped: {error}");
+        }
     }
 
     fn interrupts(&self, cpu: usize) -> Result<(u32, u32), String> {
@@ -224,6 +254,7 @@ fn once(
         memory,
         gic,
         mpidrs,
+        clock,
         ..
     } = machine;
     let conductor = Conductor::start(vcpus, &bus)?;
@@ -245,6 +276,10 @@ fn once(
                 memory: Mapped(memory),
                 gic,
                 mpidrs,
+                time: Mutex::new(Time {
+                    clock,
+                    stopped: None,
+                }),
             };
             debugged(&debugging, &conductor, &around, deadline)?
         }
