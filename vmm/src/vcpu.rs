@@ -89,14 +89,22 @@ pub enum Exit {
     /// The guest asked PSCI for SYSTEM_RESET.
     Reset,
     /// It stands before an instruction at which it has a breakpoint.
-    Breakpoint,
+    Breakpoint {
+        /// Of whom.
+        of: Owners,
+    },
     /// It stands before an access that a watchpoint waits for.
     Watchpoint {
         /// The virtual address that it reaches for.
         address: u64,
+        /// Of whom.
+        of: Owners,
     },
     /// It has executed the one instruction that it was let go for ([`Traps::step`]).
-    Stepped,
+    Stepped {
+        /// By whom.
+        of: Owners,
+    },
     /// It powers itself off, where the VM has that told ([`Vcpu::power_off`] does it).
     PowersItselfOff,
     /// Somebody kicked it.
@@ -146,6 +154,120 @@ pub struct Traps {
     pub watchpoints: Vec<Watched>,
     /// Executing anything more than one instruction. That may be the first one of a vector, if an interrupt comes first.
     pub step: bool,
+}
+
+/// Who has vCPUs trapped.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Owner {
+    /// Whoever moves them, a scenario.
+    Scenario,
+    /// A debugger.
+    Debugger,
+}
+
+/// Whose trap something is: both may have the same.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Owners {
+    /// A scenario's.
+    pub scenario: bool,
+    /// A debugger's.
+    pub debugger: bool,
+}
+
+impl Owners {
+    /// A scenario's alone.
+    pub const SCENARIO: Self = Self {
+        scenario: true,
+        debugger: false,
+    };
+}
+
+/// The traps of both.
+#[derive(Clone, Debug, Default)]
+pub struct Shared {
+    scenario: Traps,
+    debugger: Traps,
+}
+
+impl Shared {
+    /// One has these from now on.
+    pub fn set(&mut self, owner: Owner, traps: &Traps) {
+        match owner {
+            Owner::Scenario => self.scenario.clone_from(traps),
+            Owner::Debugger => self.debugger.clone_from(traps),
+        }
+    }
+
+    /// What of a debugger's fits beside a scenario's, where there are so many debug registers.
+    pub fn left(&self, breakpoints: usize, watchpoints: usize) -> (usize, usize) {
+        let scenario = &self.scenario;
+        (
+            breakpoints.saturating_sub(scenario.breakpoints.len()),
+            watchpoints.saturating_sub(scenario.watchpoints.len()),
+        )
+    }
+
+    /// All of them, the scenario's first.
+    pub fn all(&self) -> Traps {
+        let mut all = self.scenario.clone();
+        for address in &self.debugger.breakpoints {
+            if !all.breakpoints.contains(address) {
+                all.breakpoints.push(*address);
+            }
+        }
+        all.brks.extend(&self.debugger.brks);
+        for watched in &self.debugger.watchpoints {
+            if !all.watchpoints.contains(watched) {
+                all.watchpoints.push(*watched);
+            }
+        }
+        all.step |= self.debugger.step;
+        all
+    }
+
+    /// Whose breakpoint this is.
+    pub fn of_breakpoint(&self, pc: u64) -> Owners {
+        let has = |traps: &Traps| traps.breakpoints.contains(&pc);
+        Owners {
+            scenario: has(&self.scenario),
+            debugger: has(&self.debugger),
+        }
+    }
+
+    /// Whether this BRK is a debugger's, and not the guest's.
+    pub fn has_brk(&self, pc: u64) -> bool {
+        self.debugger.brks.contains(&pc)
+    }
+
+    /// Whose watchpoint an access has reached for. One of many bytes may be told by its own first address, before that which is watched
+    /// (Arm ARM DDI 0487, D2.10.5).
+    pub fn of_watchpoint(&self, address: u64, store: bool) -> Owners {
+        let nearest = |traps: &Traps| {
+            let fitting = traps.watchpoints.iter().filter(|watched| {
+                watched.access == Access::Any || (watched.access == Access::Store) == store
+            });
+            let distance = |watched: &Watched| {
+                let last = watched.address + watched.width.bytes() as u64 - 1;
+                let behind = address.saturating_sub(last);
+                behind.max(watched.address.saturating_sub(address))
+            };
+            fitting.map(distance).min()
+        };
+        let (scenario, debugger) = (nearest(&self.scenario), nearest(&self.debugger));
+        let closest = scenario.into_iter().chain(debugger).min();
+        Owners {
+            scenario: scenario.is_some() && scenario == closest,
+            debugger: debugger.is_some() && debugger == closest,
+        }
+    }
+
+    /// Who has it step.
+    pub fn of_step(&self) -> Owners {
+        Owners {
+            scenario: self.scenario.step,
+            debugger: self.debugger.step,
+        }
+    }
 }
 
 /// A word for which somebody waits to be reached for.
@@ -258,8 +380,11 @@ pub trait Vcpu {
     /// Sets one, of which as many bits count as it has. No access may be pending.
     fn set_register(&mut self, register: Register, value: u128) -> Result<(), Self::Error>;
 
-    /// Has it leave before any of this, and before nothing else that it was given earlier.
-    fn trap_on(&mut self, traps: &Traps) -> Result<(), Self::Error>;
+    /// Has it leave before any of this, and before nothing else that the same owner gave it earlier.
+    fn trap_on(&mut self, owner: Owner, traps: &Traps) -> Result<(), Self::Error>;
+
+    /// How many of the host's breakpoints and watchpoints a debugger may have beside the scenario's.
+    fn left(&self, breakpoints: usize, watchpoints: usize) -> (usize, usize);
 
     /// Powers it off, as PSCI's CPU_OFF does.
     fn power_off(&mut self) -> Result<(), Self::Error>;
@@ -273,7 +398,43 @@ pub trait Kick: Send + Sync + 'static {
 
 #[cfg(test)]
 mod tests {
-    use super::Standing;
+    use super::{Access, Owner, Owners, Shared, Standing, Traps, Watched, Width};
+
+    #[test]
+    fn traps_are_shared_and_told_apart() {
+        let word = |address, access| Watched {
+            address,
+            width: Width::Word,
+            access,
+        };
+        let mut shared = Shared::default();
+        let scenario = Traps {
+            breakpoints: vec![0x10, 0x20],
+            watchpoints: vec![word(0x100, Access::Store)],
+            ..Traps::default()
+        };
+        let debugger = Traps {
+            breakpoints: vec![0x20, 0x30],
+            watchpoints: vec![word(0x100, Access::Load), word(0x108, Access::Any)],
+            step: true,
+            ..Traps::default()
+        };
+        shared.set(Owner::Scenario, &scenario);
+        shared.set(Owner::Debugger, &debugger);
+        let all = shared.all();
+        assert_eq!(all.breakpoints, [0x10, 0x20, 0x30]);
+        assert_eq!((all.watchpoints.len(), all.step), (3, true));
+        assert_eq!(shared.left(6, 4), (4, 3));
+        let of = |scenario, debugger| Owners { scenario, debugger };
+        assert_eq!(shared.of_breakpoint(0x10), of(true, false));
+        assert_eq!(shared.of_breakpoint(0x20), of(true, true));
+        assert_eq!(shared.of_breakpoint(0x30), of(false, true));
+        assert_eq!(shared.of_step(), of(false, true));
+        assert_eq!(shared.of_watchpoint(0x100, true), of(true, false));
+        assert_eq!(shared.of_watchpoint(0x102, false), of(false, true));
+        // A pair that begins before the word.
+        assert_eq!(shared.of_watchpoint(0x107, true), of(false, true));
+    }
 
     #[test]
     fn a_standing_reads_as_a_person_would_say_it() {

@@ -5,7 +5,7 @@ mod run;
 
 use std::path::PathBuf;
 
-use super::{Exit, size};
+use super::{Exit, debuggers, size};
 use crate::console::{self, Where};
 use crate::gdb;
 use crate::lab::Needs;
@@ -91,13 +91,8 @@ impl Args {
 
     /// What the parser can't see.
     pub(super) fn check(&self) -> Result<(), String> {
-        match &self.gdb {
-            Some(place) if !place.is_local() && !self.gdb_open => Err(format!(
-                "--gdb {place}: other machines reach that address, and a debugger may do everything to the guest; --gdb-open says that this is \
-                 what you want"
-            )),
-            _ => Ok(()),
-        }
+        let place = self.gdb.as_ref();
+        place.map_or(Ok(()), |place| debuggers::check(place, self.gdb_open))
     }
 
     /// What it needs of a lab.

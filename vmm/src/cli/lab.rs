@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use signal_hook::consts::SIGKILL;
 
-use super::{Exit, complain, tell};
+use super::{Exit, complain, debuggers, tell};
 use crate::console::{Console, Where};
 use crate::gdb;
 use crate::lab::{self, Ended, Needs, Request};
@@ -66,7 +66,7 @@ pub(super) fn run(
     debugger: Option<&gdb::Where>,
 ) -> Exit {
     let request = Request::Verb(env::args_os().chain(more).collect(), needs);
-    let listener = match debugger.map(super::listen_for_debuggers).transpose() {
+    let listener = match debugger.map(debuggers::listen).transpose() {
         Ok(listener) => listener,
         Err(error) => {
             eprintln!("vmm: {error}");

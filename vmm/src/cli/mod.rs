@@ -3,6 +3,8 @@
 mod bench;
 mod boot;
 mod completions;
+mod debug;
+mod debuggers;
 mod exit;
 mod explore;
 mod host;
@@ -57,6 +59,7 @@ enum Verb {
     Boot(boot::Args),
     Explore(explore::Args),
     Run(run::Args),
+    Debug(debug::Args),
     Matrix(matrix::Args),
     Report(matrix::ReportArgs),
     Host(host::Args),
@@ -88,6 +91,7 @@ impl Verb {
                 Some((args.needs(), Vec::new()))
             }
             Verb::Run(args) => Some(args.needs()?),
+            Verb::Debug(args) => Some(args.needs()?),
             Verb::Bench(args) => Some((args.needs(), Vec::new())),
             // It tells of this machine, unless somebody asks for the lab's.
             Verb::Host(_) => (wish == Wish::Lab).then(Default::default),
@@ -112,18 +116,10 @@ impl Verb {
     fn debugger(&self) -> Option<&gdb::Where> {
         match self {
             Verb::Boot(args) => args.debugger(),
+            Verb::Debug(args) => Some(args.debugger()),
             _ => None,
         }
     }
-}
-
-/// Listens for debuggers, and says where.
-fn listen_for_debuggers(place: &gdb::Where) -> Result<gdb::Listener, String> {
-    let listener = gdb::Listener::bind(place).and_then(|listener| {
-        tell(&format!("debuggers connect to {}", listener.address()?));
-        Ok(listener)
-    });
-    listener.map_err(|error| format!("cannot listen for debuggers at {place}: {error}"))
 }
 
 /// Parses the command line, runs the verb, here or in the lab, and prints what went wrong.
@@ -156,6 +152,7 @@ pub fn main() -> ExitCode {
         Verb::Lab(args) => lab::main(args),
         Verb::Explore(args) => explore::main(args),
         Verb::Run(args) => run_scenario(&args),
+        Verb::Debug(args) => debug_scenario(&args),
         Verb::Judge(args) => judge::main(args),
         Verb::Matrix(args) => matrix::main(&args, wish),
         Verb::Report(args) => matrix::report(&args),
@@ -178,7 +175,7 @@ fn boot(_: &boot::Args) -> Exit {
 
 #[cfg(target_arch = "aarch64")]
 fn run_scenario(args: &run::Args) -> Exit {
-    run::run(args).unwrap_or_else(|error| {
+    run::run(args, None).unwrap_or_else(|error| {
         eprintln!("vmm: {error}");
         Exit::HostOrUsage
     })
@@ -186,6 +183,19 @@ fn run_scenario(args: &run::Args) -> Exit {
 
 #[cfg(not(target_arch = "aarch64"))]
 fn run_scenario(_: &run::Args) -> Exit {
+    unreachable!("only arm64 has a KVM on which a verb runs outside the lab")
+}
+
+#[cfg(target_arch = "aarch64")]
+fn debug_scenario(args: &debug::Args) -> Exit {
+    debug::run(args).unwrap_or_else(|error| {
+        eprintln!("vmm: {error}");
+        Exit::HostOrUsage
+    })
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn debug_scenario(_: &debug::Args) -> Exit {
     unreachable!("only arm64 has a KVM on which a verb runs outside the lab")
 }
 

@@ -15,6 +15,7 @@ pub(super) use conditions::Conditions;
 
 use super::{Exit, scenarios};
 use crate::lab::Needs;
+use crate::subject::StopAt;
 use crate::subject::linux::{self, Files};
 use crate::subject::payload::{self, Swap};
 
@@ -181,6 +182,28 @@ impl Args {
             .chain(capture)
             .flat_map(|(option, path)| [OsString::from(option), path.into()]);
         Ok((needs, more.collect()))
+    }
+
+    /// What a run that is debugged can't be.
+    pub(super) fn check_debugged(&self, stop_at: Option<StopAt>) -> Result<(), String> {
+        let wanted = self.wanted()?;
+        let [subject] = &wanted.subjects[..] else {
+            return Err(
+                "one subject is debugged at a time: --subject payload:P or linux:NAME".to_owned(),
+            );
+        };
+        let given = [("--repeat", self.repeat > 1), ("--json", self.json)];
+        if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
+            return Err(format!("{option} is not for a run that somebody debugs"));
+        }
+        match (subject, stop_at) {
+            (Subject::Linux { .. }, Some(StopAt { at, .. })) if !linux::can_come_to(at) => {
+                Err(format!(
+                    "--stop-at {at}: in Linux nothing can be caught there; payload:PROTOCOL can"
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What it leaves.

@@ -1,22 +1,52 @@
 //! A debugger's hold on all vCPUs.
 
-use super::{Conductor, Halt, Trap};
+use std::sync::mpsc;
+
+use super::{Conductor, Halt, Quiesced, Trap};
 use crate::vcpu::Vcpu;
 
 impl<V: Vcpu + 'static> Conductor<V> {
-    /// Brings every vCPU out of the guest, with no access pending, for a debugger; they run again when that is dropped.
+    /// Brings every vCPU out of the guest, with no access pending, for a debugger, of which there is one at a time. Whoever else moves
+    /// vCPUs waits. They go on when that is dropped.
     pub fn debug(&self) -> Debugged<'_, V> {
-        self.gate.hold();
+        self.gate.come();
         Debugged { conductor: self }
     }
 
-    /// Has a debugger get back the vCPUs that it let in, now or the next time.
+    /// Has a debugger get back the vCPUs that it let go on, now or the next time.
     pub fn ask_back(&self) {
         self.gate.ask();
     }
+
+    /// Lets no vCPU go on until a debugger has come, and lets it.
+    pub fn await_debugger(&self) {
+        self.gate.await_debugger();
+    }
+
+    /// Has a debugger look at this vCPU before anything goes on, now or when one comes.
+    pub fn show(&self, vcpu: usize) {
+        self.gate.show(vcpu);
+    }
+
+    /// Has a debugger look at this vCPU if one is there; returns when it has let it go on.
+    pub fn show_if_debugged(&self, vcpu: usize) {
+        self.gate.show_if_present(vcpu);
+    }
 }
 
-/// While it lives no vCPU runs but those that it lets in.
+impl<V: Vcpu + 'static> Quiesced<'_, V> {
+    /// Has a debugger look at this vCPU before anything goes on, now or when one comes.
+    pub fn show(&self, vcpu: usize) {
+        self.conductor.show(vcpu);
+    }
+
+    /// Has a debugger look at this vCPU if one is there; returns when it has let it go on.
+    pub fn show_if_debugged(&self, vcpu: usize) {
+        self.conductor.show_if_debugged(vcpu);
+    }
+}
+
+/// While it lives no vCPU runs but those that it lets go on.
 pub struct Debugged<'a, V: Vcpu + 'static> {
     conductor: &'a Conductor<V>,
 }
@@ -27,10 +57,15 @@ impl<V: Vcpu + 'static> Debugged<'_, V> {
         self.conductor.threads.len()
     }
 
-    /// Lets these vCPUs into the guest until one of them is trapped, somebody [asks](Conductor::ask_back) or the run ends; all are out of
-    /// the guest then, with no access pending.
-    pub fn run(&self, vcpus: &[usize]) -> Halt<Trap> {
-        self.conductor.gate.run_until_halt(vcpus)
+    /// Lets these vCPUs go on, of which some take a step each, until one of them is trapped for the debugger, somebody
+    /// [asks](Conductor::ask_back) or the run ends; all are out of the guest then, with no access pending.
+    pub fn run(&self, vcpus: &[usize], steps: &[usize]) -> Halt<Trap> {
+        self.conductor.gate.run_until_halt(vcpus, steps)
+    }
+
+    /// Whether a vCPU would stay where it is if it were let go on alone: it is held, or it is not its turn.
+    pub fn stays(&self, vcpu: usize) -> bool {
+        self.conductor.gate.stays(vcpu)
     }
 
     /// Does something with a vCPU on its own thread, and waits for the answer; `None` when the thread is gone.
@@ -39,12 +74,20 @@ impl<V: Vcpu + 'static> Debugged<'_, V> {
         vcpu: usize,
         job: impl FnOnce(&mut V) -> T + Send + 'static,
     ) -> Option<T> {
-        self.conductor.on(vcpu, job)
+        let (answer, answered) = mpsc::sync_channel(1);
+        self.conductor.gate.give_for_debugger(
+            vcpu,
+            Box::new(move |vcpu| {
+                // The receiver waits below.
+                let _ = answer.send(job(vcpu));
+            }),
+        );
+        answered.recv().ok()
     }
 }
 
 impl<V: Vcpu + 'static> Drop for Debugged<'_, V> {
     fn drop(&mut self) {
-        self.conductor.gate.open();
+        self.conductor.gate.go();
     }
 }

@@ -10,8 +10,10 @@
 
 mod debug;
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use debug::Debug;
 pub use debug::Halt;
 
 use super::sync::{Condvar, Mutex, MutexGuard};
@@ -41,13 +43,18 @@ enum Place {
 struct Seat<J, T> {
     place: Place,
     kick: Option<Box<dyn Kick>>,
-    job: Option<J>,
+    /// What it is to do at the gate, in order: a debugger may come while the conductor has something done.
+    jobs: VecDeque<J>,
     /// It may enter the guest although all are held.
     pass: bool,
     /// It stays at the gate whatever the others may.
     frozen: bool,
     /// What it was trapped by, and which trap of all that was; until it gets a pass it stays at the gate whatever the others may.
     trap: Option<(u64, T)>,
+    /// A debugger keeps it at the gate while others run.
+    kept: bool,
+    /// A debugger has it take one step: what traps it meanwhile is to be known there before anybody else looks at it.
+    steps: bool,
 }
 
 /// How far the run is.
@@ -64,8 +71,7 @@ struct State<J, T, E> {
     run: Run<E>,
     /// Traps so far.
     traps: u64,
-    /// A debugger shall have back what it let in.
-    asked: bool,
+    debug: Debug<T>,
 }
 
 impl<J, T, E> State<J, T, E> {
@@ -73,6 +79,16 @@ impl<J, T, E> State<J, T, E> {
     fn is_kept(&self, seat: usize) -> bool {
         let own = &self.seats[seat];
         self.wish != Wish::Run || own.frozen || own.trap.is_some()
+    }
+
+    /// Whether it may enter the guest if no debugger has something against it.
+    fn may_enter(&self, seat: usize) -> bool {
+        self.seats[seat].pass || !self.is_kept(seat)
+    }
+
+    /// Whether whoever moves vCPUs has to wait: a debugger has them.
+    fn is_halted(&self) -> bool {
+        self.debug.is_halted() && matches!(self.run, Run::Going)
     }
 }
 
@@ -138,10 +154,12 @@ impl<J, T, E> Gate<J, T, E> {
             .map(|_| Seat {
                 place: Place::Starting,
                 kick: None,
-                job: None,
+                jobs: VecDeque::new(),
                 pass: false,
                 frozen: false,
                 trap: None,
+                kept: false,
+                steps: false,
             })
             .collect();
         let state = State {
@@ -149,7 +167,7 @@ impl<J, T, E> Gate<J, T, E> {
             seats,
             run: Run::Going,
             traps: 0,
-            asked: false,
+            debug: Debug::default(),
         };
         Self {
             state: Mutex::new(state),
@@ -183,11 +201,10 @@ impl<J, T, E> Gate<J, T, E> {
     pub(super) fn next(&self, seat: usize, settled: bool) -> Order<J> {
         let mut state = self.lock();
         loop {
-            let own = &state.seats[seat];
             let wish = match state.wish {
                 Wish::Leave => Wish::Leave,
-                _ if own.pass => Wish::Run,
-                Wish::Run if own.trap.is_none() && !own.frozen => Wish::Run,
+                _ if state.debug.is_halted() || state.seats[seat].kept => Wish::Hold,
+                _ if state.may_enter(seat) => Wish::Run,
                 _ => Wish::Hold,
             };
             match wish {
@@ -198,7 +215,7 @@ impl<J, T, E> Gate<J, T, E> {
                 }
                 Wish::Hold if !settled => return Order::Settle,
                 Wish::Hold => {
-                    if let Some(job) = state.seats[seat].job.take() {
+                    if let Some(job) = state.seats[seat].jobs.pop_front() {
                         return Order::Do(job);
                     }
                     if state.seats[seat].place != Place::Gate {
@@ -225,13 +242,17 @@ impl<J, T, E> Gate<J, T, E> {
         state.seats[seat].pass = false;
         state.seats[seat].trap = Some((state.traps, trap));
         state.traps += 1;
+        if state.seats[seat].steps {
+            self.halt_with(&mut state, Halt::Kept(seat));
+        }
     }
 
     /// The thread will not touch its vCPU again.
     pub(super) fn leave(&self, seat: usize) {
         let mut state = self.lock();
-        state.seats[seat].place = Place::Gone;
-        state.seats[seat].job = None;
+        let own = &mut state.seats[seat];
+        (own.place, own.pass) = (Place::Gone, false);
+        own.jobs.clear();
         self.changed.notify_all();
     }
 
@@ -248,21 +269,31 @@ impl<J, T, E> Gate<J, T, E> {
 
     /// Brings every vCPU out of the guest, and returns when all wait at the gate, or are gone.
     pub(super) fn hold(&self) {
-        let mut state = self.lock();
+        let mut state = self.undisturbed();
         Self::wish_hold(&mut state);
-        while state
-            .seats
-            .iter()
-            .any(|seat| !matches!(seat.place, Place::Gate | Place::Gone))
-        {
+        while !state.are_out() || state.is_halted() {
             state = self.wait(state);
         }
+    }
+
+    /// When no debugger has the vCPUs.
+    fn undisturbed(&self) -> MutexGuard<'_, State<J, T, E>> {
+        let mut state = self.lock();
+        while state.is_halted() {
+            state = self.wait(state);
+        }
+        state
+    }
+
+    /// The time by which deadlines are counted: while a debugger has the vCPUs it stands still.
+    pub(super) fn now(&self) -> Instant {
+        self.lock().debug.now()
     }
 
     /// Lets one vCPU of those held into the guest, until it is trapped or the deadline comes. Where it was held alone it still is
     /// afterwards.
     pub(super) fn step(&self, seat: usize, deadline: Instant) -> Stepped<T> {
-        let mut state = self.lock();
+        let mut state = self.undisturbed();
         assert!(state.is_kept(seat), "only a held vCPU takes a step");
         state.seats[seat].frozen |= state.wish == Wish::Run;
         if !matches!(state.run, Run::Going) {
@@ -276,17 +307,22 @@ impl<J, T, E> Gate<J, T, E> {
         }
         self.wake[seat].notify_all();
         let mut late = false;
-        while state.seats[seat].place == Place::Guest {
-            let left = deadline.saturating_duration_since(Instant::now());
+        loop {
+            let own = &state.seats[seat];
+            if !own.pass && own.place != Place::Guest && !state.is_halted() {
+                break;
+            }
+            let left = deadline.saturating_duration_since(state.debug.now());
             if left.is_zero() && !late {
                 late = true;
                 state.seats[seat].pass = false;
                 Self::kick_those_in_guest(&state);
+                continue;
             }
             state = if late {
                 self.wait(state)
             } else {
-                self.wait_for(state, left)
+                self.wait_until(state, left)
             };
         }
         let own = &mut state.seats[seat];
@@ -307,11 +343,12 @@ impl<J, T, E> Gate<J, T, E> {
                 .copied()
                 .filter(|seat| state.seats[*seat].trap.is_none())
                 .collect();
-            let left = deadline.saturating_duration_since(Instant::now());
-            if missing.is_empty() || left.is_zero() || !matches!(state.run, Run::Going) {
+            let left = deadline.saturating_duration_since(state.debug.now());
+            let over = missing.is_empty() || left.is_zero() || !matches!(state.run, Run::Going);
+            if over && !state.is_halted() {
                 return missing;
             }
-            state = self.wait_for(state, left);
+            state = self.wait_until(state, left);
         }
     }
 
@@ -326,31 +363,32 @@ impl<J, T, E> Gate<J, T, E> {
             let first = seats
                 .filter(|(_, seat)| seat.place == Place::Gate && !seat.frozen)
                 .filter_map(|(at, seat)| Some((seat.trap.as_ref()?.0, at)))
-                .min();
+                .min()
+                .filter(|_| !state.is_halted());
             if let Some((_, at)) = first {
                 let own = &mut state.seats[at];
                 own.frozen = true;
                 let (_, trap) = own.trap.take().expect("it was trapped");
                 return Next::Trapped(at, trap);
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let left = deadline.saturating_duration_since(state.debug.now());
+            if left.is_zero() && !state.is_halted() {
                 return Next::Late;
             }
-            state = self.wait_for(state, left);
+            state = self.wait_until(state, left);
         }
     }
 
     /// Brings one vCPU out of the guest, and keeps it there until it is [let go](Gate::thaw); what it was trapped by, if nobody has been
     /// told that yet.
     pub(super) fn freeze(&self, seat: usize) -> Frozen<T> {
-        let mut state = self.lock();
+        let mut state = self.undisturbed();
         let own = &mut state.seats[seat];
         let before = std::mem::replace(&mut own.frozen, true);
         if let (Place::Guest, Some(kick)) = (own.place, &own.kick) {
             kick.kick();
         }
-        while !matches!(state.seats[seat].place, Place::Gate | Place::Gone) {
+        while !matches!(state.seats[seat].place, Place::Gate | Place::Gone) || state.is_halted() {
             state = self.wait(state);
         }
         match state.seats[seat].trap.take() {
@@ -369,16 +407,29 @@ impl<J, T, E> Gate<J, T, E> {
 
     /// Waits for so long; true if the run ends or has ended.
     pub(super) fn ends_within(&self, time: Duration) -> bool {
-        let deadline = Instant::now() + time;
         let mut state = self.lock();
+        let deadline = state.debug.now() + time;
         while matches!(state.run, Run::Going) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let left = deadline.saturating_duration_since(state.debug.now());
+            if left.is_zero() && !state.is_halted() {
                 return false;
             }
-            state = self.wait_for(state, left);
+            state = self.wait_until(state, left);
         }
         true
+    }
+
+    /// Waits for a change, or for so long if nobody has the vCPUs meanwhile.
+    fn wait_until<'a>(
+        &self,
+        state: MutexGuard<'a, State<J, T, E>>,
+        left: Duration,
+    ) -> MutexGuard<'a, State<J, T, E>> {
+        if state.debug.is_halted() {
+            self.wait(state)
+        } else {
+            self.wait_for(state, left)
+        }
     }
 
     fn wait_for<'a>(
@@ -404,10 +455,14 @@ impl<J, T, E> Gate<J, T, E> {
 
     /// Gives a held thread a job; one that is gone drops it.
     pub(super) fn give(&self, seat: usize, job: J) {
-        let mut state = self.lock();
+        let mut state = self.undisturbed();
         assert!(state.is_kept(seat), "a job is given to a held vCPU only");
+        self.add_job(&mut state, seat, job);
+    }
+
+    fn add_job(&self, state: &mut State<J, T, E>, seat: usize, job: J) {
         if state.seats[seat].place != Place::Gone {
-            state.seats[seat].job = Some(job);
+            state.seats[seat].jobs.push_back(job);
             self.wake[seat].notify_all();
         }
     }
@@ -437,8 +492,9 @@ impl<J, T, E> Gate<J, T, E> {
             }
             state = match deadline {
                 None => self.wait(state),
+                Some(_) if state.is_halted() => self.wait(state),
                 Some(deadline) => {
-                    let left = deadline.checked_duration_since(Instant::now())?;
+                    let left = deadline.checked_duration_since(state.debug.now())?;
                     self.wait_for(state, left)
                 }
             };
@@ -657,29 +713,83 @@ mod tests {
         }
     }
 
-    /// A debugger lets in what is trapped at once, and what is not until somebody asks.
+    /// A guest whose every entry ends in a debugger's trap.
+    fn vcpu_at_breakpoints(gate: &Gate<(), usize, ()>, seat: usize) {
+        gate.sit(seat, Box::new(Signal(Arc::default())));
+        let mut settled = true;
+        loop {
+            match gate.next(seat, settled) {
+                Order::Run => {
+                    settled = false;
+                    gate.trap_for_debugger(seat, seat);
+                }
+                Order::Settle => settled = true,
+                Order::Do(()) => {}
+                Order::Leave => break,
+            }
+        }
+        gate.leave(seat);
+    }
+
+    /// A debugger lets go on what is trapped at once, and what is not until somebody asks; when it has left all run.
     fn a_debugger_has_them_back() {
         let gate = Arc::new(Gate::new(2));
         let gates: Arc<Gate<(), usize, ()>> = Arc::clone(&gate);
         let threads = threads(&gates, 2, |gate, seat| match seat {
-            0 => trapped_vcpu(gate, seat),
+            0 => vcpu_at_breakpoints(gate, seat),
             _ => spinning_vcpu(gate, seat),
         });
-        gate.hold();
-        assert_eq!(gate.run_until_halt(&[0, 1]), Halt::Trapped(0, 0));
+        gate.await_debugger();
+        gate.open();
+        gate.come();
+        assert_eq!(gate.run_until_halt(&[0, 1], &[]), Halt::Trapped(0, 0));
         let asking = {
             let gate = Arc::clone(&gate);
             thread::spawn(move || gate.ask())
         };
-        assert_eq!(gate.run_until_halt(&[1]), Halt::Asked);
+        assert_eq!(gate.run_until_halt(&[1], &[]), Halt::Asked);
         asking.join().unwrap();
-        gate.give(1, ());
+        gate.give_for_debugger(1, ());
         gate.end(());
-        assert_eq!(gate.run_until_halt(&[0, 1]), Halt::Ended);
+        assert_eq!(gate.run_until_halt(&[0, 1], &[]), Halt::Ended);
+        gate.go();
         gate.dismiss();
         for thread in threads {
             thread.join().unwrap();
         }
+    }
+
+    /// A scenario has one take steps while a debugger comes, looks and goes: it never is in the guest meanwhile, and no step is lost.
+    fn a_scenario_waits_for_a_debugger() {
+        let gate = Arc::new(Gate::new(2));
+        let threads = threads(&gate, 2, trapped_vcpu);
+        let debugger = {
+            let gate = Arc::clone(&gate);
+            thread::spawn(move || {
+                gate.come();
+                gate.give_for_debugger(0, ());
+                let seen = gate.run_until_halt(&[0, 1], &[0]);
+                assert!(matches!(seen, Halt::Kept(0) | Halt::Ended), "{seen:?}");
+                gate.go();
+            })
+        };
+        let deadline = Instant::now() + Duration::from_secs(3600);
+        gate.hold();
+        for seat in [1, 0, 0, 1, 0] {
+            assert_eq!(gate.step(seat, deadline), Stepped::Trapped(seat));
+            gate.give(seat, ());
+        }
+        gate.end(());
+        gate.dismiss();
+        debugger.join().unwrap();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_scenario_and_a_debugger_lose_nothing() {
+        check_random(a_scenario_waits_for_a_debugger, 2_000);
     }
 
     #[test]

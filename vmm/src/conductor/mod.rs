@@ -17,7 +17,7 @@ pub use gate::{Frozen, Halt, Next, Stepped};
 use gate::{Gate, Order};
 
 use crate::machine::Bus;
-use crate::vcpu::{Detached, Entry, Exit, Standing, Vcpu};
+use crate::vcpu::{Detached, Entry, Exit, Owners, Standing, Vcpu};
 
 /// How a run ends.
 #[derive(Debug, Eq, PartialEq)]
@@ -124,6 +124,11 @@ impl<V: Vcpu + 'static> Conductor<V> {
             }
         }
         Ok(conductor)
+    }
+
+    /// The time by which its deadlines are counted: it stands still while a debugger has the vCPUs.
+    pub fn now(&self) -> Instant {
+        self.gate.now()
     }
 
     /// Lets every vCPU run, unless the run has ended.
@@ -234,6 +239,11 @@ impl<V: Vcpu + 'static> Quiesced<'_, V> {
         self.conductor.gate.step(vcpu, deadline)
     }
 
+    /// The time by which deadlines are counted.
+    pub fn now(&self) -> Instant {
+        self.conductor.now()
+    }
+
     /// Lets so much time pass; true if the run has ended before.
     pub fn ended_within(&self, time: Duration) -> bool {
         self.conductor.gate.ends_within(time)
@@ -275,7 +285,7 @@ fn drive<D: Detached>(seat: usize, vcpu: D, bus: &Bus, gate: &Shared<D::Vcpu>) {
     let mut settled = true;
     loop {
         vcpu.forget_kick();
-        let mut trap = None;
+        let (mut trap, mut of) = (None, Owners::SCENARIO);
         let step = match gate.next(seat, settled) {
             Order::Leave => return,
             Order::Do(job) => {
@@ -307,16 +317,19 @@ fn drive<D: Detached>(seat: usize, vcpu: D, bus: &Bus, gate: &Shared<D::Vcpu>) {
                         };
                         (entry, false)
                     }
-                    Exit::Breakpoint => {
-                        trap = Some(Trap::Breakpoint);
+                    Exit::Breakpoint { of: owners } => {
+                        (trap, of) = (Some(Trap::Breakpoint), owners);
                         (Entry::Continue, true)
                     }
-                    Exit::Watchpoint { address } => {
-                        trap = Some(Trap::Watchpoint { address });
+                    Exit::Watchpoint {
+                        address,
+                        of: owners,
+                    } => {
+                        (trap, of) = (Some(Trap::Watchpoint { address }), owners);
                         (Entry::Continue, true)
                     }
-                    Exit::Stepped => {
-                        trap = Some(Trap::Stepped);
+                    Exit::Stepped { of: owners } => {
+                        (trap, of) = (Some(Trap::Stepped), owners);
                         (Entry::Continue, true)
                     }
                     Exit::PowersItselfOff => {
@@ -348,7 +361,13 @@ fn drive<D: Detached>(seat: usize, vcpu: D, bus: &Bus, gate: &Shared<D::Vcpu>) {
             return;
         }
         if let Some(trap) = trap {
-            gate.trap(seat, trap);
+            // What is both's is the debugger's first: whoever moves vCPUs waits until it has been looked at.
+            if of.debugger {
+                gate.trap_for_debugger(seat, trap);
+            }
+            if of.scenario {
+                gate.trap(seat, trap);
+            }
         }
     }
 }

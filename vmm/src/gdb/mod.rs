@@ -6,6 +6,8 @@
 //! does not end in an interrupt's vector (`step`), and the words behind `monitor`.
 
 mod arch;
+#[cfg(target_arch = "aarch64")]
+mod machine;
 mod memory;
 mod monitor;
 mod place;
@@ -13,6 +15,10 @@ mod session;
 mod step;
 mod target;
 
+use vmm_core::evidence::{Note, NoteState};
+
+#[cfg(target_arch = "aarch64")]
+pub use machine::{Debugging, ServeError, Surroundings};
 pub use memory::Ram;
 pub use place::{Client, Listener, Where, receive};
 pub use session::serve;
@@ -43,4 +49,45 @@ pub trait Around: Sync {
 
     /// `ICC_PMR_EL1` and `ICC_RPR_EL1` of a CPU. All vCPUs are out of the guest.
     fn interface(&self, cpu: usize) -> Result<(u8, u8), String>;
+
+    /// What its memory says of the stop path.
+    fn insight(&self) -> &dyn Insight;
+
+    /// The scenario that moves its vCPUs, if one does.
+    fn telling(&self) -> Option<&dyn Telling>;
+}
+
+/// What a guest's memory says of its stop path, in words, or why it does not. All vCPUs are out of the guest.
+pub trait Insight: Sync {
+    /// Who has what of the console.
+    fn lock(&self) -> Result<String, String>;
+
+    /// Who is online, and who has not acked a stop.
+    fn stop_mask(&self) -> Result<String, String>;
+
+    /// The crash notes.
+    fn notes(&self) -> Result<String, String>;
+
+    /// The log.
+    fn ring(&self) -> Result<String, String>;
+}
+
+/// A crash note, whose program counter is called so.
+pub fn note(note: &Note, at: &str) -> String {
+    match note.state() {
+        NoteState::Empty => NoteState::Empty.to_string(),
+        state => format!("{state}, pc {at}, sp {:#x}", note.regs().sp),
+    }
+}
+
+/// What a scenario has done so far, in words.
+pub trait Telling: Sync {
+    /// Its schedule.
+    fn schedule(&self) -> String;
+
+    /// What has happened.
+    fn trace(&self) -> String;
+
+    /// How a CPU is held, if it is.
+    fn held(&self, cpu: usize) -> Option<String>;
 }

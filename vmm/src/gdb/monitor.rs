@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use vmm_core::arm::{IntId, PhysicalAddress};
 
+use super::Telling;
 use super::target::{Error, Guest};
 use crate::vcpu::{Register, System, Vcpu};
 
@@ -14,6 +15,13 @@ release CPU        let it go on with the others again
 step-irq on|off    whether a single step lets interrupts in (off)
 phys ADDR [BYTES]  guest memory by its physical address
 gic [CPU]          pending and active private interrupts, and what the CPU interface lets through
+ipi [CPU]          the SGIs among them, as Linux calls them
+lock               who has what of the console
+stopmask           who is online, and who has not acked a stop
+notes              the crash notes
+ring               the log
+trace [N]          what the scenario has seen happen, the last N rows
+schedule           who took the scenario's turns so far, as vmm run --schedule repeats it
 time               the counter as each CPU reads it
 ";
 
@@ -47,6 +55,18 @@ pub(super) fn command<V: Vcpu + 'static>(
         ["phys", address, bytes] => Ok(physical(guest, address, bytes)),
         ["gic"] => Ok((0..vcpus).map(|cpu| interrupts(guest, cpu)).collect()),
         ["gic", word] => cpu(word, vcpus).map(|cpu| interrupts(guest, cpu)),
+        ["ipi"] => Ok((0..vcpus).map(|cpu| ipis(guest, cpu)).collect()),
+        ["ipi", word] => cpu(word, vcpus).map(|cpu| ipis(guest, cpu)),
+        ["lock"] => known(guest.around.insight().lock()),
+        ["stopmask"] => known(guest.around.insight().stop_mask()),
+        ["notes"] => known(guest.around.insight().notes()),
+        ["ring"] => known(guest.around.insight().ring()),
+        ["trace"] => scenario(guest, |telling| Ok(telling.trace())),
+        ["trace", rows] => scenario(guest, |telling| match rows.parse() {
+            Ok(rows) => Ok(last(&telling.trace(), rows)),
+            Err(_) => Err(format!("{rows}: how many rows?\n")),
+        }),
+        ["schedule"] => scenario(guest, |telling| Ok(telling.schedule())),
         ["time"] => {
             let mut text = String::new();
             for cpu in 0..vcpus {
@@ -64,6 +84,31 @@ pub(super) fn command<V: Vcpu + 'static>(
     };
     out.push_str(&said.unwrap_or_else(|problem| problem));
     Ok(())
+}
+
+fn known(told: Result<String, String>) -> Result<String, String> {
+    told.map_err(|why| format!("{why}\n"))
+}
+
+fn scenario<V: Vcpu + 'static>(
+    guest: &Guest<'_, V>,
+    tell: impl FnOnce(&dyn Telling) -> Result<String, String>,
+) -> Result<String, String> {
+    match guest.around.telling() {
+        Some(telling) => tell(telling),
+        None => Err("no scenario runs here: vmm debug has one\n".to_owned()),
+    }
+}
+
+/// What stands above the rows, and the last ones of them.
+fn last(text: &str, rows: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let first = lines.len().saturating_sub(rows).max(1);
+    let shown = lines
+        .iter()
+        .take(1)
+        .chain(lines.get(first..).unwrap_or(&[]));
+    shown.flat_map(|line| [line, "\n"]).collect()
 }
 
 fn number(word: &str) -> Option<u64> {
@@ -116,6 +161,40 @@ fn interrupts<V: Vcpu + 'static>(guest: &Guest<'_, V>, cpu: usize) -> String {
     told.unwrap_or_else(|why| format!("CPU {cpu}: {why}\n"))
 }
 
+/// `enum ipi_msg_type` (Linux arch/arm64/kernel/smp.c); the fourth is IPI_CPU_CRASH_STOP up to 6.11.
+const IPIS: [&str; 8] = [
+    "IPI_RESCHEDULE",
+    "IPI_CALL_FUNC",
+    "IPI_CPU_STOP",
+    "IPI_CPU_STOP_NMI or IPI_CPU_CRASH_STOP",
+    "IPI_TIMER",
+    "IPI_IRQ_WORK",
+    "IPI_CPU_BACKTRACE",
+    "IPI_KGDB_ROUNDUP",
+];
+
+fn ipis<V: Vcpu + 'static>(guest: &Guest<'_, V>, cpu: usize) -> String {
+    let names = |bits: u32| {
+        let set = IPIS
+            .iter()
+            .enumerate()
+            .filter(|(sgi, _)| bits >> sgi & 1 == 1);
+        let names: Vec<&str> = set.map(|(_, name)| *name).collect();
+        match names.is_empty() {
+            true => "none".to_owned(),
+            false => names.join(", "),
+        }
+    };
+    match guest.around.interrupts(cpu) {
+        Ok((pending, active)) => format!(
+            "CPU {cpu}: pending {}; active {}\n",
+            names(pending),
+            names(active)
+        ),
+        Err(why) => format!("CPU {cpu}: {why}\n"),
+    }
+}
+
 fn list(bits: u32) -> String {
     let set: Vec<String> = (0..32)
         .filter(|bit| bits >> bit & 1 == 1)
@@ -141,6 +220,14 @@ mod tests {
             list(1 | 1 << 27),
             format!("{}, {}", IntId::sgi(0), IntId::ppi(11))
         );
+    }
+
+    #[test]
+    fn the_last_rows_have_their_header() {
+        assert_eq!(last("a\n1\n2\n3\n", 2), "a\n2\n3\n");
+        assert_eq!(last("a\n1\n", 5), "a\n1\n");
+        assert_eq!(last("a\n1\n", 0), "a\n");
+        assert_eq!(last("nothing\n", 3), "nothing\n");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::thread;
 
 use gdbstub::conn::Connection;
 use gdbstub::stub::state_machine::GdbStubStateMachine;
-use gdbstub::stub::{DisconnectReason, GdbStub, GdbStubError};
+use gdbstub::stub::{DisconnectReason, GdbStub, GdbStubError, MultiThreadStopReason};
 use rustix::event::{EventfdFlags, eventfd};
 use signal_hook::consts::SIGTERM;
 
@@ -182,7 +182,7 @@ impl<'s, V: Vcpu + 'static> Server<'s, V> {
             machine = match machine {
                 GdbStubStateMachine::Idle(stub) => match inbox.wait() {
                     Ok(byte) => stub.incoming_data(guest, byte)?,
-                    Err(End) => return Ok(()),
+                    Err(_) => return Ok(()),
                 },
                 GdbStubStateMachine::Running(stub) => {
                     running.store(true, Ordering::SeqCst);
@@ -192,14 +192,11 @@ impl<'s, V: Vcpu + 'static> Server<'s, V> {
                             Some(stop) => stub.report_stop(guest, stop)?,
                             None => stub.into(),
                         },
-                        Err(End) => {
-                            // How it ended is the last that a debugger is told; this comes back at once in any case.
-                            self.conductor.ask_back();
-                            if let Some(stop) = guest.go_on()? {
-                                stub.report_stop(guest, stop)?;
-                            }
+                        Err(End::Over) => {
+                            stub.report_stop(guest, MultiThreadStopReason::Exited(0))?;
                             return Ok(());
                         }
+                        Err(End::Gone) => return Ok(()),
                     };
                     running.store(false, Ordering::SeqCst);
                     machine
@@ -240,7 +237,12 @@ struct Inbox {
 }
 
 /// Nothing more comes.
-struct End;
+enum End {
+    /// The debugger has gone.
+    Gone,
+    /// The work is done.
+    Over,
+}
 
 impl Inbox {
     fn wait(&mut self) -> Result<u8, End> {
@@ -248,7 +250,7 @@ impl Inbox {
             if let Some(byte) = self.bytes.pop_front() {
                 return Ok(byte);
             }
-            self.take(self.told.recv().map_err(|_| End)?)?;
+            self.take(self.told.recv().map_err(|_| End::Gone)?)?;
         }
     }
 
@@ -257,7 +259,7 @@ impl Inbox {
             match self.told.try_recv() {
                 Ok(event) => self.take(event)?,
                 Err(mpsc::TryRecvError::Empty) => return Ok(None),
-                Err(mpsc::TryRecvError::Disconnected) => return Err(End),
+                Err(mpsc::TryRecvError::Disconnected) => return Err(End::Gone),
             }
         }
         Ok(self.bytes.pop_front())
@@ -269,7 +271,8 @@ impl Inbox {
                 self.bytes.extend(bytes);
                 Ok(())
             }
-            Event::Gone | Event::Over => Err(End),
+            Event::Gone => Err(End::Gone),
+            Event::Over => Err(End::Over),
         }
     }
 }

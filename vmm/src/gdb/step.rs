@@ -80,6 +80,11 @@ impl Masked {
         Self { before, effect }
     }
 
+    /// Where the instruction is.
+    pub(super) fn began_at(&self) -> u64 {
+        self.before.pc
+    }
+
     /// Whether the instruction does nothing but wait: its step is to go past it.
     pub(super) fn waits(&self) -> bool {
         self.effect == Effect::Waits

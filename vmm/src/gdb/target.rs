@@ -30,7 +30,7 @@ use super::monitor;
 use super::step::{Masked, State, is_load_exclusive};
 use super::{Around, DebugRegisters};
 use crate::conductor::{Debugged, Halt, Trap};
-use crate::vcpu::{Access, Register, Standing, System, Traps, Vcpu, Watched, Width};
+use crate::vcpu::{Access, Owner, Register, Standing, System, Traps, Vcpu, Watched, Width};
 
 /// Why a session can't go on. The guest does.
 #[derive(Debug, thiserror::Error)]
@@ -196,10 +196,29 @@ impl<'a, V: Vcpu + 'static> Guest<'a, V> {
 
     // Breakpoints.
 
-    /// What of the software breakpoints has no debug register left: a BRK is written for them while the guest runs.
+    /// What of the software breakpoints has no debug register left: a BRK is written for them while the guest runs. A scenario may need
+    /// all of the registers at any time.
     fn written(&self) -> &[u64] {
-        let registers = self.limits.breakpoints - self.hard.len();
+        let registers = match self.around.telling() {
+            Some(_) => 0,
+            None => self.limits.breakpoints - self.hard.len(),
+        };
         self.soft.get(registers..).unwrap_or(&[])
+    }
+
+    /// The debug registers that a scenario leaves on every vCPU.
+    fn left(&self) -> Result<DebugRegisters, Error> {
+        let DebugRegisters {
+            breakpoints,
+            watchpoints,
+        } = self.limits;
+        let mut left = self.limits;
+        for vcpu in 0..self.vcpus() {
+            let of = self.on(vcpu, move |vcpu| Ok(vcpu.left(breakpoints, watchpoints)))?;
+            left.breakpoints = left.breakpoints.min(of.0);
+            left.watchpoints = left.watchpoints.min(of.1);
+        }
+        Ok(left)
     }
 
     fn words(&self) -> usize {
@@ -222,7 +241,7 @@ impl<'a, V: Vcpu + 'static> Guest<'a, V> {
     fn set(&mut self, vcpu: usize, traps: Traps) -> Result<(), Error> {
         if self.set[vcpu] != traps {
             let these = traps.clone();
-            self.on(vcpu, move |vcpu| vcpu.trap_on(&these))?;
+            self.on(vcpu, move |vcpu| vcpu.trap_on(Owner::Debugger, &these))?;
             self.set[vcpu] = traps;
         }
         Ok(())
@@ -292,6 +311,8 @@ impl<'a, V: Vcpu + 'static> Guest<'a, V> {
     fn go_on_once(&mut self) -> Result<Option<Option<MultiThreadStopReason<u64>>>, Error> {
         let mut steps = Vec::new();
         let mut running = Vec::new();
+        // Whether one that is to take a step can't alone: who holds it, or has others go on before it, lets it do so in time.
+        let mut waits = false;
         for vcpu in 0..self.vcpus() {
             if self.held.contains(&vcpu) {
                 continue;
@@ -299,6 +320,10 @@ impl<'a, V: Vcpu + 'static> Guest<'a, V> {
             match self.action(vcpu) {
                 Action::Stay => continue,
                 Action::Continue => self.set(vcpu, self.traps(false))?,
+                Action::Step | Action::Range(..) if self.debugged.stays(vcpu) => {
+                    waits = true;
+                    self.set(vcpu, self.traps(true))?;
+                }
                 Action::Step | Action::Range(..) => {
                     let Some(step) = self.begin_step(vcpu)? else {
                         return Ok(self.stepped(vcpu)?.map(Some));
@@ -309,21 +334,42 @@ impl<'a, V: Vcpu + 'static> Guest<'a, V> {
             }
             running.push(vcpu);
         }
+        if waits {
+            for vcpu in 0..self.vcpus() {
+                if !running.contains(&vcpu) && !self.held.contains(&vcpu) {
+                    self.set(vcpu, self.traps(false))?;
+                    running.push(vcpu);
+                }
+            }
+        }
+        let stepping: Vec<usize> = steps.iter().map(|(vcpu, _)| *vcpu).collect();
         let brks = self.write_brks()?;
         self.around.start_time();
-        let halt = self.debugged.run(&running);
+        let halt = self.debugged.run(&running, &stepping);
         self.around.stop_time();
         self.take_brks_back(brks);
         if halt == Halt::Ended {
             return Ok(Some(Some(MultiThreadStopReason::Exited(0))));
         }
-        for (vcpu, step) in steps {
+        for (vcpu, step) in &steps {
             if let Some(step) = step {
-                self.end_step(vcpu, step)?;
+                self.end_step(*vcpu, *step)?;
             }
         }
-        let Halt::Trapped(vcpu, trap) = halt else {
-            return Ok(Some(None));
+        let (vcpu, trap) = match halt {
+            Halt::Trapped(vcpu, trap) => (vcpu, trap),
+            Halt::Shown(vcpu) => return Ok(Some(Some(trapped(tid(vcpu))))),
+            Halt::Kept(vcpu) => {
+                // What it was trapped by came behind the instruction, or before it.
+                let before = steps.iter().find(|(stepped, _)| *stepped == vcpu);
+                let before = before.and_then(|(_, step)| Some(step.as_ref()?.began_at()));
+                let pc = self.on(vcpu, |vcpu| vcpu.register(Register::Pc))? as u64;
+                return match before == Some(pc) {
+                    true => Ok(None),
+                    false => Ok(self.stepped(vcpu)?.map(Some)),
+                };
+            }
+            Halt::Asked | Halt::Ended => return Ok(Some(None)),
         };
         let tid = tid(vcpu);
         let stop = match trap {
@@ -562,9 +608,10 @@ impl<V: Vcpu + 'static> ThreadExtraInfo for Guest<'_, V> {
             return Ok(0);
         }
         let held = match self.held.contains(&vcpu) {
-            true => "held, ",
-            false => "",
+            true => Some("held".to_owned()),
+            false => (self.around.telling()).and_then(|telling| telling.held(vcpu)),
         };
+        let held = held.map_or(String::new(), |held| held + ", ");
         let text = format!("CPU {vcpu}: {held}{}", self.standing(vcpu)?);
         let length = text.len().min(buf.len());
         buf[..length].copy_from_slice(&text.as_bytes()[..length]);
@@ -697,7 +744,7 @@ impl<V: Vcpu + 'static> HwBreakpoint for Guest<'_, V> {
         if !address.is_multiple_of(4) {
             return Err(TargetError::Errno(EINVAL));
         }
-        if !self.hard.contains(&address) && self.hard.len() == self.limits.breakpoints {
+        if !self.hard.contains(&address) && self.hard.len() >= self.left()?.breakpoints {
             return Err(TargetError::Errno(ENOSPC));
         }
         add(&mut self.hard, address);
@@ -750,7 +797,7 @@ impl<V: Vcpu + 'static> HwWatchpoint for Guest<'_, V> {
             WatchKind::ReadWrite => Access::Any,
         };
         let words = words(address, length, access);
-        if self.words() + words.len() > self.limits.watchpoints {
+        if self.words() + words.len() > self.left()?.watchpoints {
             return Err(TargetError::Errno(ENOSPC));
         }
         self.watches.push(Watch {

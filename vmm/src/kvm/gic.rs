@@ -1,5 +1,7 @@
 //! A look into the vGIC. Every vCPU must be out of KVM_RUN.
 
+use std::sync::Arc;
+
 use kvm_bindings::{
     KVM_DEV_ARM_VGIC_GRP_CPU_SYSREGS, KVM_DEV_ARM_VGIC_GRP_REDIST_REGS, kvm_device_attr,
 };
@@ -17,8 +19,9 @@ pub struct Interrupts {
     pub active: u32,
 }
 
-/// The vGIC.
-pub struct Gic(DeviceFd);
+/// The vGIC. A copy is the same one.
+#[derive(Clone)]
+pub struct Gic(Arc<DeviceFd>);
 
 /// The CPU interface of a CPU.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -43,7 +46,7 @@ const GICR_IPRIORITYR: u64 = 0x1_0400;
 
 impl Gic {
     pub(super) fn new(device: DeviceFd) -> Self {
-        Self(device)
+        Self(Arc::new(device))
     }
 
     /// What is pending and active on a CPU.

@@ -17,7 +17,9 @@ use super::error::Error;
 use super::kick::Bound;
 pub use super::kick::KvmKick;
 use super::reg::Reg;
-use crate::vcpu::{Access, Detached, Entry, Exit, Register, Standing, Traps, Vcpu, Width};
+use crate::vcpu::{
+    Access, Detached, Entry, Exit, Owner, Owners, Register, Shared, Standing, Traps, Vcpu, Width,
+};
 
 /// A load or store of 64 bytes outside of memory. No device here answers one, and no bindings know the exit yet: since Linux commit
 /// f174a9ffcd48 (KVM: arm64: Add exit to userspace on {LD,ST}64B* outside of memslots), where the processor has FEAT_LS64 a
@@ -74,7 +76,7 @@ impl Detached for Loose {
                 bound,
                 index: self.index,
                 fd: self.fd,
-                brks: Vec::new(),
+                traps: Shared::default(),
                 _memory: self.memory,
             },
             kick,
@@ -87,8 +89,7 @@ pub struct KvmVcpu {
     bound: Bound,
     index: usize,
     fd: VcpuFd,
-    /// BRKs that are not the guest's own.
-    brks: Vec<u64>,
+    traps: Shared,
     _memory: Arc<GuestMemoryMmap>,
 }
 
@@ -211,17 +212,31 @@ impl Vcpu for KvmVcpu {
                 }
                 Ok(VcpuExit::Debug(debug)) => {
                     return Ok(match debug.hsr >> ESR_EC_SHIFT {
-                        EC_WATCHPOINT => Exit::Watchpoint { address: debug.far },
-                        EC_STEP => Exit::Stepped,
-                        EC_BRK => {
-                            let pc = get(&self.fd, self.index, Reg::PC)?;
-                            if !self.brks.contains(&pc) {
-                                self.take_brk(debug.hsr)?;
-                                continue;
+                        EC_WATCHPOINT => {
+                            let store = debug.hsr & ESR_WNR != 0;
+                            Exit::Watchpoint {
+                                address: debug.far,
+                                of: self.traps.of_watchpoint(debug.far, store),
                             }
-                            Exit::Breakpoint
                         }
-                        _ => Exit::Breakpoint,
+                        EC_STEP => Exit::Stepped {
+                            of: self.traps.of_step(),
+                        },
+                        class => {
+                            let pc = get(&self.fd, self.index, Reg::PC)?;
+                            let of = match class {
+                                EC_BRK if self.traps.has_brk(pc) => Owners {
+                                    scenario: false,
+                                    debugger: true,
+                                },
+                                EC_BRK => {
+                                    self.take_brk(debug.hsr)?;
+                                    continue;
+                                }
+                                _ => self.traps.of_breakpoint(pc),
+                            };
+                            Exit::Breakpoint { of }
+                        }
                     });
                 }
                 Ok(VcpuExit::Hypercall(call)) if call.nr == u64::from(psci::CPU_OFF) => {
@@ -304,9 +319,15 @@ impl Vcpu for KvmVcpu {
             )))
     }
 
-    fn trap_on(&mut self, traps: &Traps) -> Result<(), Error> {
+    fn left(&self, breakpoints: usize, watchpoints: usize) -> (usize, usize) {
+        self.traps.left(breakpoints, watchpoints)
+    }
+
+    fn trap_on(&mut self, owner: Owner, traps: &Traps) -> Result<(), Error> {
+        self.traps.set(owner, traps);
+        let traps = self.traps.all();
         let mut debug = kvm_guest_debug::default();
-        if *traps != Traps::default() {
+        if traps != Traps::default() {
             debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW;
         }
         if traps.step {
@@ -338,7 +359,6 @@ impl Vcpu for KvmVcpu {
                 | access << WCR_LSC_SHIFT
                 | bytes << (watched.address & 7) << WCR_BAS_SHIFT;
         }
-        self.brks.clone_from(&traps.brks);
         self.fd
             .set_guest_debug(&debug)
             .map_err(Error::ioctl(format!(
@@ -369,6 +389,8 @@ const WCR_BAS_SHIFT: u32 = 5;
 
 /// `ESR_ELx.EC` (D24.2.40).
 const ESR_EC_SHIFT: u32 = 26;
+/// `ESR_ELx.ISS.WnR` of a watchpoint (D24.2.40): it was a store.
+const ESR_WNR: u32 = 1 << 6;
 /// Software step, from a lower Exception level.
 const EC_STEP: u32 = 0b11_0010;
 /// Watchpoint, from a lower Exception level.

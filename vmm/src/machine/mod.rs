@@ -11,6 +11,8 @@ pub mod kernel;
 pub mod layout;
 mod listening;
 pub(crate) mod map;
+#[cfg(target_arch = "aarch64")]
+mod ram;
 mod tally;
 mod tap;
 mod uart;
@@ -28,6 +30,8 @@ pub use kernel::Format;
 #[cfg(feature = "fuzzing")]
 pub use layout::fuzz;
 pub use layout::{Blob, Guest};
+#[cfg(target_arch = "aarch64")]
+pub use ram::Ram;
 pub use tally::{Tally, Told};
 pub use tap::{Tap, Tapped};
 pub use uart::Uart;

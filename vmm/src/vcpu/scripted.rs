@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use vmm_core::evidence::Regs;
 
-use super::{Detached, Entry, Exit, Kick, Register, Standing, Traps, Vcpu};
+use super::{Detached, Entry, Exit, Kick, Owner, Register, Standing, Traps, Vcpu};
 
 /// What it does when it is run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -155,8 +155,12 @@ impl Vcpu for Scripted {
         Ok(())
     }
 
-    fn trap_on(&mut self, _: &Traps) -> Result<(), ScriptedFailure> {
+    fn trap_on(&mut self, _: Owner, _: &Traps) -> Result<(), ScriptedFailure> {
         Ok(())
+    }
+
+    fn left(&self, breakpoints: usize, watchpoints: usize) -> (usize, usize) {
+        (breakpoints, watchpoints)
     }
 
     fn power_off(&mut self) -> Result<(), ScriptedFailure> {

@@ -74,6 +74,17 @@ pub struct Taken {
     pub decisions: u32,
 }
 
+impl Taken {
+    /// One more decision, among these, with this answer.
+    pub fn add(&mut self, alternatives: &[Actor], answer: usize) {
+        if answer != 0 {
+            self.deviations.push((self.decisions, answer as u32));
+        }
+        self.decisions += 1;
+        self.actors.push(alternatives[answer]);
+    }
+}
+
 /// Asks a strategy, and keeps what it answered.
 pub struct Chooser<'a> {
     strategy: &'a mut dyn Choose,
@@ -100,13 +111,7 @@ impl<'a> Chooser<'a> {
                     answer < n,
                     "a strategy answered {answer} of {n} alternatives"
                 );
-                if answer != 0 {
-                    self.taken
-                        .deviations
-                        .push((self.taken.decisions, answer as u32));
-                }
-                self.taken.decisions += 1;
-                self.taken.actors.push(alternatives[answer]);
+                self.taken.add(alternatives, answer);
                 answer
             }
         }

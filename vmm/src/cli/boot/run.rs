@@ -2,26 +2,20 @@
 
 use std::fs;
 use std::io;
-use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use vm_memory::{
-    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
-};
-use vmm_core::arm::{Mpidr, PhysicalAddress};
-use vmm_core::inspect::{Memory, OutsideOfRam};
 
 use super::{Args, OnReset};
 use crate::cli::interrupt::Interrupt;
-use crate::cli::{Exit, listen_for_debuggers, tell};
+use crate::cli::{Exit, debuggers, tell};
 use crate::conductor::{self, Conductor, End, Quiesced, Reason};
 use crate::console::{self, Console, Where};
 use crate::gdb;
-use crate::kvm::{Clock, Gic, KvmVcpu, debug_registers};
-use crate::lab::{caller_types, lent_listener};
-use crate::machine::{self, Blob, Guest, Machine, PowerOff, Tally, Told};
+use crate::kvm::KvmVcpu;
+use crate::lab::caller_types;
+use crate::machine::{self, Blob, Guest, Machine, PowerOff, Ram, Tally, Told};
+use crate::subject::{linux, payload};
 
 /// Why a guest could not be booted.
 #[derive(Debug, thiserror::Error)]
@@ -46,13 +40,17 @@ pub(in crate::cli) enum Error {
     Kvm(#[from] crate::kvm::Error),
     #[error("{0}")]
     Debugger(String),
+    #[error(transparent)]
+    Serve(#[from] gdb::ServeError),
 }
 
 /// Boots the guest, and again after each reset that it shall survive.
 pub(in crate::cli) fn run(args: &Args) -> Result<Exit, Error> {
     let guest = read_guest(args)?;
     let console = open_console(&args.console)?;
-    let debuggers = open_to_debuggers(args)?;
+    let place = args.gdb.as_ref();
+    let debuggers = place.map(debuggers::open).transpose();
+    let debuggers = debuggers.map_err(Error::Debugger)?;
     let interrupt = Interrupt::watch().map_err(Error::Signals)?;
     let attached = console.attach()?;
     let end = lives(args, guest, &console, debuggers.as_ref(), &interrupt);
@@ -72,18 +70,6 @@ fn open_console(place: &Where) -> Result<Console, console::Error> {
         }
         _ => Console::open(place, tell),
     }
-}
-
-/// Where debuggers come in. In the lab those who connect at the caller come to a socket that this process was given.
-fn open_to_debuggers(args: &Args) -> Result<Option<gdb::Listener>, Error> {
-    let Some(place) = &args.gdb else {
-        return Ok(None);
-    };
-    let listener = match lent_listener() {
-        Some(listener) => gdb::Listener::Lent(listener),
-        None => listen_for_debuggers(place).map_err(Error::Debugger)?,
-    };
-    Ok(Some(listener))
 }
 
 fn lives(
@@ -106,11 +92,12 @@ fn lives(
             PowerOff::InKvm,
             &strays,
         )?;
-        let debugging = debuggers.map(|listener| Debugging {
+        let debugging = debuggers.map(|listener| gdb::Debugging {
             listener,
-            wait: args.gdb_wait,
+            waits: args.gdb_wait,
+            telling: None,
         });
-        let exit = once(machine, console, debugging, interrupt, deadline)?;
+        let exit = once(args, machine, console, debugging, interrupt, deadline)?;
         match exit {
             Exit::GuestReset if args.on_reset == OnReset::Restart => match resets.add() {
                 Told::Yes => eprintln!("vmm: the guest reset itself: again"),
@@ -136,107 +123,12 @@ fn lives(
     Ok(exit)
 }
 
-/// How debuggers come to the guest.
-struct Debugging<'l> {
-    listener: &'l gdb::Listener,
-    /// Nothing runs before one of them says so.
-    wait: bool,
-}
-
-/// What of the machine a debugger sees beside its vCPUs.
-struct Surroundings {
-    memory: Mapped,
-    gic: Gic,
-    mpidrs: Vec<Mpidr>,
-    time: Mutex<Time>,
-}
-
-/// The guest's counter.
-struct Time {
-    clock: Clock,
-    /// What it read when it was stopped.
-    stopped: Option<u64>,
-}
-
-impl Surroundings {
-    fn time(&self) -> MutexGuard<'_, Time> {
-        self.time.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl gdb::Around for Surroundings {
-    fn ram(&self) -> &dyn gdb::Ram {
-        &self.memory
-    }
-
-    fn stop_time(&self) {
-        let mut time = self.time();
-        if time.stopped.is_none() {
-            time.stopped = time.clock.now();
-        }
-    }
-
-    fn start_time(&self) {
-        let mut time = self.time();
-        if let Some(counter) = time.stopped.take()
-            && let Err(error) = time.clock.set(counter)
-        {
-            tracing::debug!("the guest's counter could not be stopped: {error}");
-        }
-    }
-
-    fn interrupts(&self, cpu: usize) -> Result<(u32, u32), String> {
-        let told = self.gic.interrupts(self.mpidrs[cpu]);
-        told.map(|interrupts| (interrupts.pending, interrupts.active))
-            .map_err(|error| error.to_string())
-    }
-
-    fn interface(&self, cpu: usize) -> Result<(u8, u8), String> {
-        let told = self.gic.interface(self.mpidrs[cpu]);
-        told.map(|interface| (interface.mask, interface.running))
-            .map_err(|error| error.to_string())
-    }
-}
-
-/// The guest's memory, under which its code runs.
-struct Mapped(Arc<GuestMemoryMmap>);
-
-impl Memory for Mapped {
-    fn read(&self, at: PhysicalAddress, into: &mut [u8]) -> Result<(), OutsideOfRam> {
-        let bytes = into.len();
-        self.0
-            .read_slice(into, GuestAddress(at.0))
-            .map_err(|_| OutsideOfRam { at, bytes })
-    }
-
-    fn ram(&self) -> Vec<Range<PhysicalAddress>> {
-        let range = |region: &GuestRegionMmap| {
-            let start = region.start_addr().0;
-            PhysicalAddress(start)..PhysicalAddress(start + region.len())
-        };
-        self.0.iter().map(range).collect()
-    }
-}
-
-impl gdb::Ram for Mapped {
-    fn write(&self, at: PhysicalAddress, bytes: &[u8]) -> Result<(), OutsideOfRam> {
-        let outside = OutsideOfRam {
-            at,
-            bytes: bytes.len(),
-        };
-        let slice = self.0.get_slice(GuestAddress(at.0), bytes.len());
-        let slice = slice.map_err(|_| outside)?;
-        slice.copy_from(bytes);
-        crate::kvm::make_visible(&slice);
-        Ok(())
-    }
-}
-
 /// One life of the guest.
 fn once(
+    args: &Args,
     machine: Machine,
     console: &Console,
-    debugging: Option<Debugging<'_>>,
+    debugging: Option<gdb::Debugging<'_>>,
     interrupt: &Interrupt,
     deadline: Option<Instant>,
 ) -> Result<Exit, Error> {
@@ -272,16 +164,19 @@ fn once(
             conductor.wait(deadline)
         }
         Some(debugging) => {
-            let around = Surroundings {
-                memory: Mapped(memory),
+            let ram = Ram(memory);
+            let around = gdb::Surroundings {
+                insight: insight(args, &ram, mpidrs.len())?,
+                ram,
                 gic,
                 mpidrs,
-                time: Mutex::new(Time {
-                    clock,
-                    stopped: None,
-                }),
+                clock,
             };
-            debugged(&debugging, &conductor, &around, deadline)?
+            let work = || {
+                conductor.run();
+                conductor.wait(deadline)
+            };
+            debugging.serve(&conductor, around, work)?
         }
     };
     let exit = match end {
@@ -303,26 +198,14 @@ fn once(
     exit
 }
 
-/// Lets the guest run with whoever debugs it.
-fn debugged(
-    debugging: &Debugging<'_>,
-    conductor: &Conductor<KvmVcpu>,
-    around: &Surroundings,
-    deadline: Option<Instant>,
-) -> Result<Option<End<crate::kvm::Error>>, Error> {
-    let (breakpoints, watchpoints) = debug_registers().map_err(crate::kvm::Error::from)?;
-    let limits = gdb::DebugRegisters {
-        breakpoints: breakpoints as usize,
-        watchpoints: watchpoints as usize,
-    };
-    let work = || {
-        if !debugging.wait {
-            conductor.run();
-        }
-        conductor.wait(deadline)
-    };
-    gdb::serve(debugging.listener, conductor, around, limits, work)
-        .map_err(|error| Error::Debugger(format!("cannot serve debuggers: {error}")))
+/// Who knows what the guest's memory says of its stop path: the payload is an ELF file, all else is a kernel.
+fn insight(args: &Args, ram: &Ram, cpus: usize) -> Result<Box<dyn gdb::Insight>, Error> {
+    let cpus = cpus as u16;
+    let kernel = read("read kernel", &args.kernel)?;
+    Ok(match payload::Image::read(&args.kernel, &kernel.bytes) {
+        Ok(image) => Box::new(payload::Insight::new(image, ram.clone(), cpus)),
+        Err(_) => Box::new(linux::Insight::new(ram.clone(), cpus, None)),
+    })
 }
 
 fn report_standings(quiesced: &Quiesced<'_, KvmVcpu>) {

@@ -89,6 +89,7 @@ pub(super) fn explore(args: &Args, scenario: &Scenario) -> Result<Exit, String> 
             swap: None,
             deadline: Instant::now() + RUN,
             host: if inside() { "kvm in the lab" } else { "kvm" },
+            debug: None,
             hear: &mut deaf,
         };
         let run = match payload::run(scenario, protocol, &mut *strategy(number), options) {

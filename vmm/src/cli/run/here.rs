@@ -11,6 +11,7 @@ use vmm_core::scenario::{Hold, Outcome, Scenario};
 
 use super::{Args, Subject, Wanted};
 use crate::cli::Exit;
+use crate::cli::debug::{Recorded, Tale};
 use crate::cli::interrupt::{Interrupt, Watching};
 use crate::cli::judge::{
     json, names, outcome, print_verdicts, print_witnesses, write, write_trace,
@@ -19,10 +20,13 @@ use crate::cli::stdout::print;
 use crate::conductor::{Reason, Stopper};
 use crate::kvm::KvmVcpu;
 use crate::lab::inside;
-use crate::subject::{Hear, linux, payload};
+use crate::subject::{Debug, Hear, linux, payload};
+
+/// How a run is debugged, and the tale that is told of it.
+pub(in crate::cli) type Debugged<'a> = (Debug<'a>, &'a Tale);
 
 /// Runs what the command line asks for, one run after the other.
-pub(in crate::cli) fn run(args: &Args) -> Result<Exit, String> {
+pub(in crate::cli) fn run(args: &Args, debugged: Option<Debugged<'_>>) -> Result<Exit, String> {
     let wanted = args.wanted()?;
     let interrupt =
         Interrupt::watch().map_err(|error| format!("cannot watch for signals: {error}"))?;
@@ -33,7 +37,7 @@ pub(in crate::cli) fn run(args: &Args) -> Result<Exit, String> {
         (0..args.repeat).map(move |number| (subject, args.seed.wrapping_add(number)))
     });
     for (subject, seed) in runs {
-        let exit = match one(args, &wanted, subject, seed, &interrupt) {
+        let exit = match one(args, &wanted, subject, seed, &interrupt, debugged) {
             Ok(as_expected) => {
                 made += 1;
                 surprises += u64::from(!as_expected);
@@ -133,15 +137,21 @@ fn one(
     subject: &Subject,
     seed: u64,
     interrupt: &Interrupt,
+    debugged: Option<Debugged<'_>>,
 ) -> Result<bool, Failed> {
     let mut hearer = Hearer {
         interrupt,
         watching: None,
         rows: None,
+        tale: debugged.map(|(_, tale)| tale),
         shown: !args.quiet && !args.json && is_one(args, wanted),
     };
     let deadline = Instant::now() + Duration::from_secs(args.timeout);
     let host = if inside() { "kvm in the lab" } else { "kvm" };
+    let (debug, tale) = (
+        debugged.map(|(debug, _)| debug),
+        debugged.map(|(_, tale)| tale),
+    );
     let mut reset = None;
     let evidence = match subject {
         Subject::Payload(protocol) => {
@@ -152,9 +162,10 @@ fn one(
                 swap: args.swap,
                 deadline,
                 host,
+                debug,
                 hear: &mut hearer,
             };
-            of_payload(args, &wanted.scenario, protocol, options)?
+            of_payload(args, &wanted.scenario, protocol, options, tale)?
         }
         Subject::Linux { name, files } => {
             let options = linux::Options {
@@ -169,6 +180,7 @@ fn one(
                 seed,
                 deadline,
                 host,
+                debug,
                 hear: &mut hearer,
             };
             let ran = linux::run(&wanted.scenario, options)?;
@@ -195,13 +207,21 @@ fn of_payload(
     scenario: &Scenario,
     protocol: &'static Protocol,
     options: payload::Options<'_>,
+    tale: Option<&Tale>,
 ) -> Result<Evidence, Failed> {
+    let go = |strategy: &mut dyn Choose| match tale {
+        Some(tale) => {
+            tale.chooses(payload::origin(scenario, protocol));
+            let mut strategy = Recorded { strategy, tale };
+            payload::run(scenario, protocol, &mut strategy, options)
+        }
+        None => payload::run(scenario, protocol, strategy, options),
+    };
     let Some(text) = &args.schedule else {
-        return Ok(payload::run(scenario, protocol, &mut Directed, options)?.evidence);
+        return Ok(go(&mut Directed)?.evidence);
     };
     let mut replay = replay(text, scenario, protocol)?;
-    let strategy: &mut dyn Choose = &mut replay;
-    let run = payload::run(scenario, protocol, strategy, options)?;
+    let run = go(&mut replay)?;
     let fitted = replay.fitted();
     fitted.map_err(|error| format!("--schedule: {error}"))?;
     Ok(run.evidence)
@@ -380,6 +400,7 @@ struct Hearer<'a> {
     interrupt: &'a Interrupt,
     watching: Option<Watching<'a>>,
     rows: Option<Rows>,
+    tale: Option<&'a Tale>,
     shown: bool,
 }
 
@@ -393,6 +414,9 @@ impl Hear for Hearer<'_> {
     }
 
     fn begins(&mut self, setting: &Setting, places: &Places) {
+        if let Some(tale) = self.tale {
+            tale.begins(setting, places);
+        }
         if self.shown {
             let judged = &setting.protocol;
             if judged.name == "unknown" {
@@ -404,6 +428,9 @@ impl Hear for Hearer<'_> {
     }
 
     fn event(&mut self, event: &Event) {
+        if let Some(tale) = self.tale {
+            tale.event(event);
+        }
         if let Some(rows) = &mut self.rows {
             print(&format!("{}\n", rows.row(event)));
         }

@@ -1,51 +1,16 @@
 //! A running Linux kernel, read from outside: its functions, the words in which acks are seen, its notes and its log.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use guest_abi::note::NOTE_BYTES;
 use guest_abi::point::Point;
 use guest_abi::protocol::Word;
-use vm_memory::{
-    Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap, GuestMemoryRegion as _,
-};
 use vmm_core::arm::{CpuId, CpuSet, KernelVa, PhysicalAddress};
 use vmm_core::evidence::{Note, NoteState, Place, PlaceKind, Places};
-use vmm_core::inspect::{InspectError, Kernel, LogReader, Memory, OutsideOfRam, Record};
+use vmm_core::inspect::{InspectError, Kernel, LogReader, Memory, Record};
 
 use super::plan::{Unfit, Where, place};
 use crate::vcpu::{Access, Watched, Width};
-
-/// The guest's RAM.
-pub(super) struct Ram(pub(super) Arc<GuestMemoryMmap>);
-
-impl Ram {
-    /// What lies there, which must be RAM.
-    pub(super) fn bytes(&self, range: &Range<u64>) -> Vec<u8> {
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        self.0
-            .read_slice(&mut bytes, GuestAddress(range.start))
-            .expect("it lies in RAM");
-        bytes
-    }
-}
-
-impl Memory for Ram {
-    fn read(&self, at: PhysicalAddress, into: &mut [u8]) -> Result<(), OutsideOfRam> {
-        let bytes = into.len();
-        self.0
-            .read_slice(into, GuestAddress(at.0))
-            .map_err(|_| OutsideOfRam { at, bytes })
-    }
-
-    fn ram(&self) -> Vec<Range<PhysicalAddress>> {
-        let range = |start: u64, bytes: u64| PhysicalAddress(start)..PhysicalAddress(start + bytes);
-        self.0
-            .iter()
-            .map(|region| range(region.start_addr().0, region.len()))
-            .collect()
-    }
-}
 
 /// What the rules ask of the kernel's functions. The compiler makes clones of some, whose names go on behind a dot.
 const KINDS: &[(&str, PlaceKind)] = &[

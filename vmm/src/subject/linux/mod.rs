@@ -11,6 +11,8 @@ mod files;
 #[cfg(target_arch = "aarch64")]
 mod guest;
 #[cfg(target_arch = "aarch64")]
+mod insight;
+#[cfg(target_arch = "aarch64")]
 mod live;
 mod plan;
 #[cfg(target_arch = "aarch64")]
@@ -20,6 +22,8 @@ mod run;
 mod tap;
 
 pub use files::{Files, FilesError, kernel};
-pub use plan::{CRASHKERNEL, MEMORY, Unfit, check};
+#[cfg(target_arch = "aarch64")]
+pub use insight::Insight;
+pub use plan::{CRASHKERNEL, MEMORY, Unfit, can_come_to, check};
 #[cfg(target_arch = "aarch64")]
 pub use run::{Error, Options, Ran, run};

@@ -135,6 +135,11 @@ pub(super) fn place(point: Point) -> Option<Where> {
     })
 }
 
+/// Whether a CPU can be seen to come there.
+pub fn can_come_to(point: Point) -> bool {
+    place(point).is_some()
+}
+
 /// Whether a CPU can be held there in this manner.
 fn can_hold(place: Where, manner: Manner) -> bool {
     match place {

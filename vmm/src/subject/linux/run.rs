@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use guest_abi::protocol::{Protocol, Word};
-use vmm_core::arm::{CpuId, CpuSet};
+use vmm_core::arm::{CpuId, CpuSet, Mpidr};
 use vmm_core::era::{self, Era};
 use vmm_core::evidence::{Event, Evidence, Judged, Onward, Pstore, Setting, StopKind};
 use vmm_core::inspect::{InspectError, Kernel, ramoops_text};
@@ -16,14 +16,15 @@ use vmm_core::pl011::Symbol;
 use vmm_core::scenario::{Driver, Scenario};
 
 use super::capture::with_capture;
-use super::guest::{Functions, Ram, Watch, places};
+use super::guest::{Functions, Watch, places};
 use super::live::{Around, Live};
 use super::tap::{ACKNOWLEDGE, Tap};
-use super::{Files, MEMORY, Unfit, plan, reset};
+use super::{Files, Insight, MEMORY, Unfit, plan, reset};
 use crate::conductor::{self, Conductor, Next, Reason, Trap};
-use crate::kvm::{self, KvmVcpu};
-use crate::machine::{self, Blob, Format, Guest, Machine, PowerOff, Tally};
-use crate::subject::Hear;
+use crate::gdb;
+use crate::kvm::{self, Clock, Gic, KvmVcpu};
+use crate::machine::{self, Blob, Format, Guest, Machine, PowerOff, Ram, Tally, Uart};
+use crate::subject::{Debug, Hear};
 
 /// What keeps a run from its end.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +49,9 @@ pub enum Error {
     /// KVM.
     #[error(transparent)]
     Kvm(#[from] kvm::Error),
+    /// Debuggers.
+    #[error(transparent)]
+    Debuggers(#[from] gdb::ServeError),
     /// What memory does not tell.
     #[error("{0}")]
     Inspect(#[from] InspectError),
@@ -135,6 +139,8 @@ pub struct Options<'a> {
     pub deadline: Instant,
     /// The kind of host, for the evidence.
     pub host: &'static str,
+    /// How it is debugged.
+    pub debug: Option<Debug<'a>>,
     /// Hears of it as it happens.
     pub hear: &'a mut dyn Hear,
 }
@@ -178,14 +184,73 @@ pub fn run(scenario: &Scenario, mut options: Options<'_>) -> Result<Ran, Error> 
         conductor.stopper(),
         &format_args!("{}: booting", options.files.kernel.display()),
     );
-    conductor.run();
-    let asking = asked(&conductor, &tap, &options)?;
-    let zone = machine.ramoops_console;
     let ram = Ram(machine.memory);
+    let zone = machine.ramoops_console;
+    let debug = options.debug;
+    let surroundings = match debug {
+        Some(_) => Some(gdb::Surroundings {
+            insight: Box::new(Insight::new(ram.clone(), scenario.cpus, vmlinux(&options)?)),
+            ram: ram.clone(),
+            gic: machine.gic.clone(),
+            mpidrs: machine.mpidrs.clone(),
+            clock: machine.clock.clone(),
+        }),
+        None => None,
+    };
+    let parts = Parts {
+        ram: &ram,
+        tap: &tap,
+        uart: &uart,
+        zone: zone.clone(),
+        clock: machine.clock,
+        gic: machine.gic,
+        mpidrs: machine.mpidrs,
+        breakpoints: breakpoints as usize,
+    };
+    let follow = || follow(scenario, &mut options, &conductor, parts);
+    let (mut evidence, before) = match debug.zip(surroundings) {
+        Some((debug, surroundings)) => debug.by.serve(&conductor, surroundings, follow)?,
+        None => follow(),
+    }?;
+    conductor.finish();
+    let (pstore, reset) = pstore(&ram, zone, before, &mut options)?;
+    evidence.pstore = pstore;
+    Ok(Ran { evidence, reset })
+}
+
+/// The machine without its vCPUs.
+struct Parts<'a> {
+    ram: &'a Ram,
+    tap: &'a Tap,
+    uart: &'a Arc<Uart>,
+    /// Where ramoops keeps the console.
+    zone: Option<Range<u64>>,
+    clock: Clock,
+    gic: Gic,
+    mpidrs: Vec<Mpidr>,
+    breakpoints: usize,
+}
+
+fn vmlinux(options: &Options<'_>) -> Result<Option<Vec<u8>>, Error> {
+    let bytes = options.vmlinux.map(|path| Ok(read(path)?.bytes));
+    bytes.transpose()
+}
+
+/// Follows the guest from its first instruction to its evidence; what pstore has of it is not there yet, and ramoops' zone before a
+/// capture kernel began it anew.
+fn follow(
+    scenario: &Scenario,
+    options: &mut Options<'_>,
+    conductor: &Conductor<KvmVcpu>,
+    parts: Parts<'_>,
+) -> Result<(Evidence, Option<Vec<u8>>), Error> {
+    let Parts { ram, tap, uart, .. } = parts;
+    conductor.run();
+    let asking = asked(conductor, tap, options)?;
     let quiesced = conductor.quiesce();
-    let kernel = match options.vmlinux {
-        Some(path) => Kernel::with_vmlinux(&ram, scenario.cpus, &read(path)?.bytes)?,
-        None => Kernel::find(&ram, scenario.cpus).map_err(|error| match error {
+    let kernel = match vmlinux(options)? {
+        Some(bytes) => Kernel::with_vmlinux(ram, scenario.cpus, &bytes)?,
+        None => Kernel::find(ram, scenario.cpus).map_err(|error| match error {
             InspectError::NoVmcoreinfo { .. } => Error::Inspect(error),
             error => Error::NoKallsyms(error),
         })?,
@@ -195,7 +260,7 @@ pub fn run(scenario: &Scenario, mut options: Options<'_>) -> Result<Ran, Error> 
     if scenario.driver == Driver::Nbcon && !nbcon {
         return Err(Unfit::Driver(scenario.name.clone()).into());
     }
-    let judging = Judging::of(&kernel, &options);
+    let judging = Judging::of(&kernel, options);
     // A kernel that is built without them does without, whatever its command line says.
     let has_nmi = PSEUDO_NMI.iter().any(|name| has(name));
     let scenario = &Scenario {
@@ -203,56 +268,58 @@ pub fn run(scenario: &Scenario, mut options: Options<'_>) -> Result<Ran, Error> 
         ..scenario.clone()
     };
     let functions = Functions::find(&kernel, plan::last_flush(scenario, nbcon))?;
-    let watch = Watch::new(&ram, &kernel, scenario.cpus)?;
-    let mut setting = setting(scenario, &judging, &kernel, &watch, &options)?;
+    let watch = Watch::new(ram, &kernel, scenario.cpus)?;
+    let mut setting = setting(scenario, &judging, &kernel, &watch, options)?;
     let places = places(&kernel);
     options.hear.begins(&setting, &places);
     let around = Around {
-        ram: &ram,
+        ram,
         kernel: &kernel,
         functions,
-        tap: &tap,
-        clock: machine.clock,
-        gic: machine.gic,
-        mpidrs: machine.mpidrs,
-        ramoops: zone.clone(),
-        breakpoints: breakpoints as usize,
+        tap,
+        clock: parts.clock,
+        gic: parts.gic,
+        mpidrs: parts.mpidrs,
+        ramoops: parts.zone,
+        breakpoints: parts.breakpoints,
         protocol: judging.protocol,
         deadline: options.deadline,
         places,
+        stop_at: options.debug.and_then(|debug| debug.stop_at),
     };
-    let mut live = Live::new(scenario, &conductor, around, watch, options.hear)?;
+    let mut live = Live::new(scenario, conductor, around, watch, options.hear)?;
     live.arm_all()?;
     conductor.thaw(asking);
     drop(quiesced);
     // It waits for the guest to listen, which a guest that asked does; at the end of the run it is told that there is nobody.
     let answer = {
-        let uart = Arc::clone(&uart);
+        let uart = Arc::clone(uart);
         std::thread::spawn(move || {
             uart.receive([Symbol::Byte(ACKNOWLEDGE)]);
             uart.idle();
         })
     };
     let driven = live.drive();
+    // If there is a debugger it looks at what is left.
+    conductor.show_if_debugged(asking);
     uart.close();
     if let Err(panic) = answer.join() {
         std::panic::resume_unwind(panic);
     }
     let end = driven?;
     let story = live.finish()?;
-    conductor.finish();
     setting.protocol = judging.settle(scenario.stop, &story.events);
-    let (pstore, reset) = pstore(&ram, zone, story.ramoops, &mut options)?;
+    let before = story.ramoops;
     let evidence = Evidence {
         setting,
         events: story.events,
         places: story.places,
         end,
         scenario: scenario.to_string(),
-        pstore,
+        pstore: None,
         dmesg: story.dmesg,
     };
-    Ok(Ran { evidence, reset })
+    Ok((evidence, before))
 }
 
 /// A kernel with our initramfs, and a place for ramoops.
@@ -333,7 +400,7 @@ fn asked(conductor: &Conductor<KvmVcpu>, tap: &Tap, options: &Options<'_>) -> Re
 
 /// How the run ended from inside; what ended it from outside is an error.
 pub(super) fn ended(conductor: &Conductor<KvmVcpu>) -> Result<conductor::End<kvm::Error>, Error> {
-    match conductor.wait(Some(Instant::now())) {
+    match conductor.wait(Some(conductor.now())) {
         Some(conductor::End::Asked(Reason::Signal(signal))) => Err(Error::Signal(signal)),
         Some(conductor::End::Failed { error, .. }) => Err(error.into()),
         Some(end) => Ok(end),

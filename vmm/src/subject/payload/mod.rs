@@ -7,6 +7,8 @@
 mod config;
 mod image;
 #[cfg(target_arch = "aarch64")]
+mod insight;
+#[cfg(target_arch = "aarch64")]
 mod run;
 #[cfg(target_arch = "aarch64")]
 mod steps;
@@ -15,6 +17,8 @@ mod watch;
 
 pub use config::{Budget, Swap, check};
 pub use image::{Image, ImageError, find};
+#[cfg(target_arch = "aarch64")]
+pub use insight::Insight;
 #[cfg(target_arch = "aarch64")]
 pub use run::{Error, Options, Run, origin, run};
 

@@ -15,11 +15,12 @@ use vmm_core::scenario::Scenario;
 use super::steps::{Around, Steps};
 use super::tap::Tap;
 use super::watch::{self, Memory as _};
-use super::{Budget, Image, ImageError, MEMORY, Swap, Unfit, VERSION, config, rungs};
+use super::{Budget, Image, ImageError, Insight, MEMORY, Swap, Unfit, VERSION, config, rungs};
 use crate::conductor::{self, Conductor, Reason};
+use crate::gdb;
 use crate::kvm::{self, KvmVcpu};
-use crate::machine::{self, Blob, Format, Guest, Machine, PowerOff, Tally};
-use crate::subject::Hear;
+use crate::machine::{self, Blob, Format, Guest, Machine, PowerOff, Ram, Tally};
+use crate::subject::{Debug, Hear};
 
 /// What keeps a run from its end.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +48,9 @@ pub enum Error {
     /// KVM.
     #[error(transparent)]
     Kvm(#[from] kvm::Error),
+    /// Debuggers.
+    #[error(transparent)]
+    Debuggers(#[from] gdb::ServeError),
     /// It never came to the first step.
     #[error("vCPUs {missing} did not come to their first step within {} s; {said}", BOOT.as_secs())]
     Boot {
@@ -106,6 +110,8 @@ pub struct Options<'a> {
     pub deadline: Instant,
     /// The kind of host, for the evidence.
     pub host: &'static str,
+    /// How it is debugged.
+    pub debug: Option<Debug<'a>>,
     /// Hears of it as it happens.
     pub hear: &'a mut dyn Hear,
 }
@@ -151,7 +157,6 @@ pub fn run(
     let memory: &GuestMemoryMmap = &machine.memory;
     memory.write(image.statics.mailbox, &bytes);
 
-    let mut setting = setting(scenario, protocol, &image, &options);
     let tap = Arc::new(Tap::default());
     let bus = Arc::new(
         machine
@@ -160,26 +165,23 @@ pub fn run(
     );
     let conductor = Conductor::start(machine.vcpus, &bus)?;
     options.hear.starts(conductor.stopper(), &budget);
-    let started: Vec<usize> = (0..cpus).filter(|cpu| starts(scenario, *cpu)).collect();
-    conductor.run();
-    let missing = conductor.trapped(&started, options.deadline.min(Instant::now() + BOOT));
-    if !missing.is_empty() {
-        let error = ended(&conductor).unwrap_or_else(|| Error::Boot {
-            missing: missing
-                .iter()
-                .map(|cpu| vmm_core::arm::CpuId(*cpu as u16))
-                .collect(),
-            said: said(&tap.take().1),
-        });
-        conductor.finish();
-        return Err(error);
-    }
-    let watched = budget.watched().iter();
+    let debug = options.debug;
+    let surroundings = debug.map(|_| gdb::Surroundings {
+        ram: Ram(Arc::clone(&machine.memory)),
+        gic: machine.gic.clone(),
+        mpidrs: machine.mpidrs.clone(),
+        clock: machine.clock.clone(),
+        insight: Box::new(Insight::new(
+            image.clone(),
+            Ram(Arc::clone(&machine.memory)),
+            scenario.cpus,
+        )),
+    });
     let around = Around {
-        watched: watched
+        watched: (budget.watched().iter())
             .map(|word| watch::watched(&image.statics, *word))
             .collect(),
-        memory: Arc::clone(&machine.memory),
+        memory: machine.memory,
         image,
         mpidrs: machine.mpidrs,
         clock: machine.clock,
@@ -188,10 +190,44 @@ pub fn run(
         real_time: options.real_time,
         deadline: options.deadline,
         seed: options.seed,
+        stop_at: debug.and_then(|debug| debug.stop_at),
     };
+    let follow = || follow(scenario, protocol, strategy, options, &conductor, around);
+    let run = match debug.zip(surroundings) {
+        Some((debug, surroundings)) => debug.by.serve(&conductor, surroundings, follow)?,
+        None => follow(),
+    };
+    conductor.finish();
+    run
+}
+
+/// Follows the payload from its first instruction to its evidence.
+fn follow(
+    scenario: &Scenario,
+    protocol: &'static Protocol,
+    strategy: &mut dyn Choose,
+    options: Options<'_>,
+    conductor: &Conductor<KvmVcpu>,
+    around: Around,
+) -> Result<Run, Error> {
+    let mut setting = setting(scenario, protocol, &around.image, &options);
+    let cpus = usize::from(scenario.cpus);
+    let started: Vec<usize> = (0..cpus).filter(|cpu| starts(scenario, *cpu)).collect();
+    conductor.run();
+    let missing = conductor.trapped(&started, options.deadline.min(conductor.now() + BOOT));
+    if !missing.is_empty() {
+        return Err(ended(conductor).unwrap_or_else(|| Error::Boot {
+            missing: missing
+                .iter()
+                .map(|cpu| vmm_core::arm::CpuId(*cpu as u16))
+                .collect(),
+            said: said(&around.tap.take().1),
+        }));
+    }
     options.hear.begins(&setting, &around.image.places);
     let mut steps = Steps::new(scenario, conductor.quiesce(), around, options.hear)?;
     let (taken, end) = drive(&mut steps, strategy);
+    steps.show_end();
     let (events, places, end) = match end {
         Ok(()) => {
             let (events, places) = steps.finish()?;
@@ -200,7 +236,7 @@ pub fn run(
         // What a guest does wrong is evidence; what the host does is not.
         Err(error @ (Error::Late { .. } | Error::Ring { .. } | Error::Ended)) => {
             let said = match error {
-                Error::Ended => match ended(&conductor) {
+                Error::Ended => match ended(conductor) {
                     Some(error) => return Err(error),
                     None => "the payload reset itself".to_owned(),
                 },
@@ -212,7 +248,6 @@ pub fn run(
         }
         Err(error) => return Err(error),
     };
-    conductor.finish();
     setting.schedule = Some(Schedule::new(origin(scenario, protocol), &taken).to_string());
     let evidence = Evidence {
         setting,
@@ -237,7 +272,7 @@ fn starts(scenario: &Scenario, cpu: usize) -> bool {
 
 /// Why the run ended from outside, if it did.
 fn ended(conductor: &Conductor<KvmVcpu>) -> Option<Error> {
-    match conductor.wait(Some(Instant::now()))? {
+    match conductor.wait(Some(conductor.now()))? {
         conductor::End::Asked(Reason::Signal(signal)) => Some(Error::Signal(signal)),
         conductor::End::Failed { error, .. } => Some(error.into()),
         _ => None,

@@ -20,8 +20,8 @@ use super::watch::{self, Memory, Watch};
 use super::{Image, Unfit, config};
 use crate::conductor::{Quiesced, Stepped, Trap};
 use crate::kvm::{self, Clock, Gic, KvmVcpu};
-use crate::subject::Hear;
-use crate::vcpu::{Traps, Vcpu as _, Watched};
+use crate::subject::{Hear, StopAt};
+use crate::vcpu::{Owner, Traps, Vcpu as _, Watched};
 
 /// A vCPU that takes longer from one ring to the next than this does not come to it: a step takes some milliseconds, on an
 /// emulated host under load some tenths of a second.
@@ -95,6 +95,8 @@ pub(super) struct Around {
     pub(super) watched: Vec<Watched>,
     /// When to give up.
     pub(super) deadline: Instant,
+    /// Where a debugger is to look.
+    pub(super) stop_at: Option<StopAt>,
 }
 
 /// The payload between two steps.
@@ -179,6 +181,11 @@ impl<'a> Steps<'a> {
             steps.arrive(cpu)?;
         }
         Ok(steps)
+    }
+
+    /// It is over: if there is a debugger it looks at what is left.
+    pub(super) fn show_end(&self) {
+        self.quiesced.show_if_debugged(self.current);
     }
 
     /// What happened. The last look is at those that came to rest: are they there?
@@ -521,7 +528,7 @@ impl<'a> Steps<'a> {
             },
             ..Traps::default()
         };
-        self.on(cpu, move |vcpu| vcpu.trap_on(&traps))
+        self.on(cpu, move |vcpu| vcpu.trap_on(Owner::Scenario, &traps))
     }
 
     /// Lets one vCPU into the guest until something other than a watched store ends its step.
@@ -545,7 +552,7 @@ impl<'a> Steps<'a> {
             self.around.clock.set(counter)?;
         }
         let stepped = {
-            let deadline = self.around.deadline.min(Instant::now() + STEP);
+            let deadline = self.around.deadline.min(self.quiesced.now() + STEP);
             self.quiesced.step(cpu, deadline)
         };
         if self.counter.is_some() {
@@ -590,6 +597,9 @@ impl<'a> Steps<'a> {
             let found = self.scenario.holds.iter().enumerate().find(begins);
             if let (Some((number, hold)), None) = (found, self.cpus[cpu].hold) {
                 self.begin_hold(cpu, number, *hold)?;
+            }
+            if (self.around.stop_at).is_some_and(|stop_at| stop_at.is(cpu, point)) {
+                self.quiesced.show(cpu);
             }
         }
         self.release()

@@ -1,7 +1,5 @@
 //! The capture kernel: the sender goes to it, and what the others do from then on.
 
-use std::time::Instant;
-
 use guest_abi::note::NOTE_BYTES;
 use guest_abi::point::Point;
 use vmm_core::arm::CpuId;
@@ -83,7 +81,7 @@ impl Live<'_> {
         let still = held(self);
         let freed = before.iter().filter(|cpu| !still.contains(cpu));
         let freed: Vec<usize> = freed.copied().collect();
-        let limit = (Instant::now() + STAND).min(self.around.deadline);
+        let limit = (self.conductor.now() + STAND).min(self.around.deadline);
         while self.over.is_none() && !freed.iter().all(|cpu| self.cpus[*cpu].rests) {
             match self.conductor.next_trap(limit) {
                 Next::Trapped(other, trap) => self.trapped(other, trap)?,

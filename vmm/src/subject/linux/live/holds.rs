@@ -40,7 +40,7 @@ impl Live<'_> {
         if !self.catches {
             return;
         }
-        let next = passings(self.scenario).into_iter().find_map(|passing| {
+        let next = self.passings().into_iter().find_map(|passing| {
             let at = plan::caught_at(plan::place(passing.at)?)?;
             let new = !self.passed.contains(&passing);
             new.then_some((passing.cpu.index(), at))
@@ -52,7 +52,7 @@ impl Live<'_> {
 
     /// The console's point at which the tap has caught this CPU.
     pub(super) fn caught(&self, cpu: usize) -> Option<Point> {
-        passings(self.scenario).into_iter().find_map(|passing| {
+        self.passings().into_iter().find_map(|passing| {
             let console = plan::place(passing.at).and_then(plan::caught_at).is_some();
             let new = !self.passed.contains(&passing);
             (console && new && passing.cpu.index() == cpu).then_some(passing.at)
@@ -76,7 +76,8 @@ impl Live<'_> {
 
     /// A CPU is at a place; if that is a point of the scenario for it, it has come there.
     pub(super) fn passes(&mut self, cpu: usize, place: Where) -> Result<(), Error> {
-        let point = passings(self.scenario)
+        let point = self
+            .passings()
             .into_iter()
             .find(|passing| passing.cpu.index() == cpu && plan::place(passing.at) == Some(place));
         match point {
@@ -111,15 +112,29 @@ impl Live<'_> {
             .find(|hold| hold.cpu == passing.cpu && hold.at == at && first)
             .filter(|hold| !over(hold));
         match hold {
-            Some(hold) => self.hold(cpu, *hold)?,
-            None if matches!(plan::place(at), Some(Where::Console(_))) => self.conductor.thaw(cpu),
-            None => {}
+            Some(hold) => {
+                self.hold(cpu, *hold)?;
+                self.show(cpu, at, first);
+            }
+            None => {
+                self.show(cpu, at, first);
+                if matches!(plan::place(at), Some(Where::Console(_))) {
+                    self.conductor.thaw(cpu);
+                }
+            }
         }
         if first {
             self.catch_at_console();
             self.release_for(passing)?;
         }
         Ok(())
+    }
+
+    /// Has a debugger look at a CPU that has come where it is to be looked at.
+    fn show(&self, cpu: usize, at: Point, first: bool) {
+        if first && (self.around.stop_at).is_some_and(|stop_at| stop_at.is(cpu, at)) {
+            self.conductor.show(cpu);
+        }
     }
 
     pub(super) fn hold(&mut self, cpu: usize, hold: Hold) -> Result<(), Error> {
@@ -183,7 +198,7 @@ impl Live<'_> {
             HoldUntil::Passing(_) | HoldUntil::Never => None,
         });
         let left = ends.min()?.saturating_sub(now);
-        Some(Instant::now() + Duration::from_micros(left))
+        Some(self.conductor.now() + Duration::from_micros(left))
     }
 
     pub(super) fn release_in_time(&mut self) -> Result<(), Error> {

@@ -20,12 +20,13 @@ use vmm_core::scenario::{Cause, Does, Hold, Passing, Scenario};
 
 use crate::conductor::{Conductor, Frozen, Next, Stepped, Trap};
 use crate::kvm::{self, Clock, Gic, KvmVcpu};
-use crate::subject::Hear;
-use crate::subject::linux::guest::{self, Functions, Ram, Watch};
+use crate::machine::Ram;
+use crate::subject::linux::guest::{self, Functions, Watch};
 use crate::subject::linux::plan::{self, Where, passings};
 use crate::subject::linux::run::Error;
 use crate::subject::linux::tap::{self, Tap};
-use crate::vcpu::{Traps, Vcpu as _};
+use crate::subject::{Hear, StopAt};
+use crate::vcpu::{Owner, Traps, Vcpu as _};
 use sender::STOPS;
 
 /// What lies around the vCPUs.
@@ -44,6 +45,8 @@ pub(in crate::subject::linux) struct Around<'a> {
     pub(super) protocol: &'static Protocol,
     pub(super) deadline: Instant,
     pub(super) places: Places,
+    /// Where a debugger is to look.
+    pub(super) stop_at: Option<StopAt>,
 }
 
 /// Why a vCPU is trapped at an instruction.
@@ -261,7 +264,7 @@ impl<'a> Live<'a> {
     /// The scenario's points of this CPU that are entries of functions, wherever it comes there from.
     fn points_of(&self, cpu: usize) -> Result<Vec<(u64, Spot)>, Error> {
         let mut spots = Vec::new();
-        for passing in passings(self.scenario) {
+        for passing in self.passings() {
             if passing.cpu.index() == cpu
                 && let Some(at) = guest::entry(self.around.kernel, passing.at)?
                 && !matches!(plan::place(passing.at), Some(Where::Behind(_)))
@@ -270,6 +273,17 @@ impl<'a> Live<'a> {
             }
         }
         Ok(spots)
+    }
+
+    /// The points that the scenario waits for, and those at which a debugger is to look.
+    fn passings(&self) -> Vec<Passing> {
+        let mut passings = passings(self.scenario);
+        if let Some(StopAt { cpu, at }) = self.around.stop_at {
+            let cpus = (0..self.scenario.cpus).map(CpuId);
+            let shown = cpus.filter(|own| cpu.is_none_or(|cpu| cpu == *own));
+            passings.extend(shown.map(|cpu| Passing { cpu, at }));
+        }
+        passings
     }
 
     /// Sets every vCPU's traps.
@@ -288,7 +302,7 @@ impl<'a> Live<'a> {
     /// Sets the traps of a vCPU that is held.
     fn arm(&self, cpu: usize) -> Result<(), Error> {
         if self.cpus[cpu].gone {
-            return self.on(cpu, |vcpu| vcpu.trap_on(&Traps::default()));
+            return self.on(cpu, |vcpu| vcpu.trap_on(Owner::Scenario, &Traps::default()));
         }
         let mut breakpoints: Vec<u64> = self.cpus[cpu].spots.iter().map(|(at, _)| *at).collect();
         breakpoints.sort_unstable();
@@ -302,7 +316,7 @@ impl<'a> Live<'a> {
             watchpoints: self.watch.watched(),
             ..Traps::default()
         };
-        self.on(cpu, move |vcpu| vcpu.trap_on(&traps))
+        self.on(cpu, move |vcpu| vcpu.trap_on(Owner::Scenario, &traps))
     }
 
     /// Has a vCPU execute the instruction at which it is trapped, and nothing else; false if an interrupt came first.
@@ -316,7 +330,7 @@ impl<'a> Live<'a> {
             step: true,
             ..Traps::default()
         };
-        self.on(cpu, move |vcpu| vcpu.trap_on(&traps))?;
+        self.on(cpu, move |vcpu| vcpu.trap_on(Owner::Scenario, &traps))?;
         let executed = match self.conductor.step(cpu, self.around.deadline) {
             Stepped::Trapped(Trap::Stepped) => {
                 let after = self.on(cpu, |vcpu| vcpu.registers())?;
@@ -430,14 +444,14 @@ impl<'a> Live<'a> {
                 None => self.next_release(),
             };
             let deadline = next
-                .unwrap_or_else(|| Instant::now() + QUIET)
+                .unwrap_or_else(|| self.conductor.now() + QUIET)
                 .min(self.around.deadline);
             match self.conductor.next_trap(deadline) {
                 Next::Trapped(cpu, trap) => {
                     self.trapped(cpu, trap)?;
                     self.stand_or_go_on()?;
                 }
-                Next::Late if Instant::now() >= self.around.deadline => {
+                Next::Late if self.conductor.now() >= self.around.deadline => {
                     self.look(0)?;
                     let at: Vec<String> = self.standings();
                     let what = match self.capture {
@@ -682,7 +696,7 @@ impl<'a> Live<'a> {
             breakpoints: vec![pc],
             ..Traps::default()
         };
-        self.on(cpu, move |vcpu| vcpu.trap_on(&traps))?;
+        self.on(cpu, move |vcpu| vcpu.trap_on(Owner::Scenario, &traps))?;
         let stepped = self.conductor.step(cpu, self.around.deadline);
         Ok(stepped == Stepped::Trapped(Trap::Breakpoint))
     }

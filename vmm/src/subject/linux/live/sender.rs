@@ -1,7 +1,5 @@
 //! The CPU that sends: its call, its ladder, and how it goes on.
 
-use std::time::Instant;
-
 use guest_abi::protocol::{Request, STOPPING, Stop};
 use vmm_core::arm::{CpuId, CpuSet, KernelVa};
 use vmm_core::evidence::{End, Event, Manner, Onward, Regs, Seen, StopKind, What};
@@ -68,7 +66,7 @@ impl Live<'_> {
             awaited,
             freed,
             via,
-            limit: Instant::now() + STAND,
+            limit: self.conductor.now() + STAND,
         });
         // The time stands with it.
         let now = self.now();
@@ -88,7 +86,7 @@ impl Live<'_> {
         let Some(stand) = &self.stand else {
             return Ok(());
         };
-        let late = Instant::now() >= stand.limit;
+        let late = self.conductor.now() >= stand.limit;
         let came = |cpu: CpuId| {
             let own = &self.cpus[cpu.index()];
             own.rests || own.took == Some(stand.via)
@@ -107,7 +105,7 @@ impl Live<'_> {
             let stand = self.stand.as_mut().expect("it has just been there");
             stand.freed = None;
             stand.awaited = still.clone();
-            stand.limit = Instant::now() + STAND;
+            stand.limit = self.conductor.now() + STAND;
             for cpu in still.iter() {
                 self.release(cpu.index())?;
             }
