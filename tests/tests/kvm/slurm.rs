@@ -1,13 +1,14 @@
 //! examples/slurm.sh as its head says to use it, on a cluster of Slurm's with one node: this machine.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use e2e::{Lab, Outcome, Running, Vmm, root};
 use libtest_mimic::Trial;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::SharedLab;
 
@@ -126,14 +127,19 @@ fn array(lab: &Lab) {
     let job = submitted.stdout.trim().to_owned();
     // It is queued again as soon as it has something to lose: the head of its journal, and one run.
     let journal = at.join("kept/part-1/journal.jsonl");
-    let until = Instant::now() + Duration::from_secs(400);
-    while fs::read_to_string(&journal).map_or(0, |text| text.lines().count()) < 2 {
-        assert!(
-            Instant::now() < until,
-            "no run of the first task was finished"
-        );
-        thread::sleep(Duration::from_millis(20));
-    }
+    let mut tail = Command::new("timeout")
+        .args(["400", "tail", "-n", "+1", "-F"])
+        .arg(&journal)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(tail.stdout.take().unwrap()).lines();
+    let lines = lines.take(2).filter(Result::is_ok).count();
+    assert_eq!(lines, 2, "no run of the first task was finished");
+    // It follows for ever; `timeout` passes that on.
+    kill_process(Pid::from_child(&tail), Signal::TERM).unwrap();
+    tail.wait().unwrap();
     cluster.command(lab, "scontrol", &["requeue", &format!("{job}_1")]);
     let merge = "vmm report merge kept/part-* --out kept/whole";
     cluster.command(
