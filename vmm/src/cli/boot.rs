@@ -62,9 +62,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "WHERE")]
     gdb: Option<gdb::Where>,
 
-    /// Let nothing of the guest run before a debugger says so
-    #[arg(long, requires = "gdb")]
-    gdb_wait: bool,
+    /// Let the guest run no further than this before a debugger says so; without a word, nothing of it
+    #[arg(long, value_name = "WHEN", requires = "gdb", num_args = 0..=1, require_equals = true, default_missing_value = "reset")]
+    gdb_wait: Option<GdbWait>,
 
     /// Let --gdb listen at an address that other machines can reach: whoever connects there reads and writes all of the guest, unasked
     #[arg(long, requires = "gdb")]
@@ -112,6 +112,15 @@ impl Args {
             debugger: self.gdb.is_some(),
         }
     }
+}
+
+/// How far a guest runs before it waits for a debugger.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+enum GdbWait {
+    /// Before its first instruction
+    Reset,
+    /// When its kernel lies where it stays: at start_kernel
+    Placed,
 }
 
 /// What a reset by the guest does.

@@ -59,11 +59,11 @@ impl Args {
 pub(super) fn run(args: &Args) -> Result<Exit, String> {
     use crate::subject::Debug;
 
-    let listener = debuggers::open(&args.gdb)?;
+    let entrance = debuggers::here(&args.gdb)?;
     let tale = Tale::default();
     let debug = Debug {
         by: gdb::Debugging {
-            listener: &listener,
+            entrance: &entrance,
             waits: args.stop_at.is_none(),
             telling: Some(&tale),
         },

@@ -1,7 +1,7 @@
 //! Where debuggers come in, for the verbs that let them.
 
 use super::tell;
-use crate::gdb::{Listener, Where};
+use crate::gdb::{Entrance, Where};
 
 /// Whether somebody means an address that other machines reach.
 pub(super) fn check(place: &Where, open: bool) -> Result<(), String> {
@@ -14,22 +14,19 @@ pub(super) fn check(place: &Where, open: bool) -> Result<(), String> {
     ))
 }
 
-/// Listens for debuggers, and says where.
-pub(super) fn listen(place: &Where) -> Result<Listener, String> {
-    let listener = Listener::bind(place).and_then(|listener| {
-        tell(&format!("debuggers connect to {}", listener.address()?));
-        Ok(listener)
-    });
-    listener.map_err(|error| {
+/// An entrance there.
+pub(super) fn at(place: &Where) -> Result<Entrance, String> {
+    let entrance = Entrance::at(place, tell);
+    entrance.map_err(|error| {
         format!("cannot listen for debuggers at {place}: {error}; --gdb WHERE says another place")
     })
 }
 
 /// The same; in the lab those who connect at the caller come to a socket that this process was given.
 #[cfg(target_arch = "aarch64")]
-pub(super) fn open(place: &Where) -> Result<Listener, String> {
+pub(super) fn here(place: &Where) -> Result<Entrance, String> {
     match crate::lab::lent_listener() {
-        Some(listener) => Ok(Listener::Lent(listener)),
-        None => listen(place),
+        Some(listener) => Ok(Entrance::lent(listener, tell)),
+        None => at(place),
     }
 }

@@ -66,15 +66,15 @@ pub(super) fn run(
     debugger: Option<&gdb::Where>,
 ) -> Exit {
     let request = Request::Verb(env::args_os().chain(more).collect(), needs);
-    let listener = match debugger.map(debuggers::listen).transpose() {
-        Ok(listener) => listener,
+    let entrance = match debugger.map(debuggers::at).transpose() {
+        Ok(entrance) => entrance,
         Err(error) => {
             eprintln!("vmm: {error}");
             return Exit::HostOrUsage;
         }
     };
     match console.map(|place| Console::open(place, tell)).transpose() {
-        Ok(console) => carry_out(&request, console, listener),
+        Ok(console) => carry_out(&request, console, entrance),
         Err(error) => complain(&error),
     }
 }
@@ -83,7 +83,7 @@ pub(super) fn run(
 fn carry_out(
     request: &Request,
     console: Option<Console>,
-    debuggers: Option<gdb::Listener>,
+    debuggers: Option<gdb::Entrance>,
 ) -> Exit {
     match lab::run(request, console, debuggers) {
         Ok(Ended::Exit(code)) => Exit::Passed(code),

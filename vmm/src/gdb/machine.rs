@@ -3,7 +3,7 @@
 use vmm_core::arm::{Mpidr, PhysicalAddress};
 use vmm_core::inspect::OutsideOfRam;
 
-use super::{Around, DebugRegisters, Insight, Listener, Telling, serve};
+use super::{Around, DebugRegisters, Entrance, Insight, Placed, Telling, serve};
 use crate::conductor::Conductor;
 use crate::kvm::{Clock, Gic, KvmVcpu, debug_registers};
 use crate::machine::Ram;
@@ -20,13 +20,15 @@ pub struct Surroundings<'a> {
     pub clock: Clock,
     /// What its RAM says of the stop path.
     pub insight: Box<dyn Insight + 'a>,
+    /// Where its kernel lies, as another boot has told.
+    pub placed: Option<&'a Placed>,
 }
 
 /// How debuggers come to a machine.
 #[derive(Clone, Copy)]
 pub struct Debugging<'a> {
     /// Where.
-    pub listener: &'a Listener,
+    pub entrance: &'a Entrance,
     /// Whether nothing runs before one says so.
     pub waits: bool,
     /// The scenario that moves its vCPUs, if one does.
@@ -64,7 +66,8 @@ impl Debugging<'_> {
             machine,
             telling: self.telling,
         };
-        Ok(serve(self.listener, conductor, &around, limits, work)?)
+        let listener = self.entrance.open()?;
+        Ok(serve(listener, conductor, &around, limits, work)?)
     }
 }
 
@@ -107,6 +110,10 @@ impl Around for Debuggee<'_> {
 
     fn telling(&self) -> Option<&dyn Telling> {
         self.telling
+    }
+
+    fn placed(&self) -> Option<&Placed> {
+        self.machine.placed
     }
 }
 

@@ -15,12 +15,14 @@ mod session;
 mod step;
 mod target;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use vmm_core::evidence::{Note, NoteState};
 
 #[cfg(target_arch = "aarch64")]
 pub use machine::{Debugging, ServeError, Surroundings};
 pub use memory::Ram;
-pub use place::{Client, Listener, Where, receive};
+pub use place::{Client, Entrance, Listener, READY, Where, receive};
 pub use session::serve;
 
 /// How many debug registers each vCPU has.
@@ -55,6 +57,39 @@ pub trait Around: Sync {
 
     /// The scenario that moves its vCPUs, if one does.
     fn telling(&self) -> Option<&dyn Telling>;
+
+    /// Where its kernel lies, as another boot has told.
+    fn placed(&self) -> Option<&Placed>;
+}
+
+/// Where a kernel lies, as another boot of the same guest has told.
+#[derive(Debug)]
+pub struct Placed {
+    /// How far above where it was linked.
+    pub offset: u64,
+    /// `start_kernel()`, the first of its functions that is no longer about where it lies.
+    pub entry: Option<u64>,
+    came: AtomicBool,
+}
+
+impl Placed {
+    /// It has not come there yet in this boot.
+    pub fn new(offset: u64, entry: Option<u64>) -> Self {
+        Self {
+            offset,
+            entry,
+            came: AtomicBool::new(false),
+        }
+    }
+
+    /// This boot has come to its entry: it lies there.
+    pub fn come(&self) {
+        self.came.store(true, Ordering::Relaxed);
+    }
+
+    fn has_come(&self) -> bool {
+        self.came.load(Ordering::Relaxed)
+    }
 }
 
 /// What a guest's memory says of its stop path, in words, or why it does not. All vCPUs are out of the guest.
@@ -70,6 +105,9 @@ pub trait Insight: Sync {
 
     /// The log.
     fn ring(&self) -> Result<String, String>;
+
+    /// How far its kernel lies above where it was linked; `None` if there is no such thing.
+    fn offset(&self) -> Option<Result<u64, String>>;
 }
 
 /// A crash note, whose program counter is called so.

@@ -16,6 +16,7 @@ step-irq on|off    whether a single step lets interrupts in (off)
 phys ADDR [BYTES]  guest memory by its physical address
 gic [CPU]          pending and active private interrupts, and what the CPU interface lets through
 ipi [CPU]          the SGIs among them, as Linux calls them
+kaslr              how far the kernel lies above where it was linked
 lock               who has what of the console
 stopmask           who is online, and who has not acked a stop
 notes              the crash notes
@@ -57,6 +58,7 @@ pub(super) fn command<V: Vcpu + 'static>(
         ["gic", word] => cpu(word, vcpus).map(|cpu| interrupts(guest, cpu)),
         ["ipi"] => Ok((0..vcpus).map(|cpu| ipis(guest, cpu)).collect()),
         ["ipi", word] => cpu(word, vcpus).map(|cpu| ipis(guest, cpu)),
+        ["kaslr"] => kaslr(guest),
         ["lock"] => known(guest.around.insight().lock()),
         ["stopmask"] => known(guest.around.insight().stop_mask()),
         ["notes"] => known(guest.around.insight().notes()),
@@ -84,6 +86,36 @@ pub(super) fn command<V: Vcpu + 'static>(
     };
     out.push_str(&said.unwrap_or_else(|problem| problem));
     Ok(())
+}
+
+fn kaslr<V: Vcpu + 'static>(guest: &Guest<'_, V>) -> Result<String, String> {
+    let Some(now) = guest.around.insight().offset() else {
+        return Err("this guest does not move itself\n".to_owned());
+    };
+    let mut text = String::new();
+    if let Some(placed) = guest.around.placed() {
+        let came = match placed.has_come() {
+            true => "and this boot has come to start_kernel there",
+            false => "and this boot has not come to start_kernel yet",
+        };
+        let _ = writeln!(
+            text,
+            "{:#x} in another boot with this seed, {came}",
+            placed.offset
+        );
+    }
+    match now {
+        Ok(offset) => {
+            let _ = writeln!(
+                text,
+                "{offset:#x} by VMCOREINFO: symbol-file vmlinux -o {offset:#x}"
+            );
+        }
+        Err(why) => {
+            let _ = writeln!(text, "not by VMCOREINFO: {why}");
+        }
+    }
+    Ok(text)
 }
 
 fn known(told: Result<String, String>) -> Result<String, String> {

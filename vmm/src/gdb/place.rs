@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -58,6 +59,66 @@ impl FromStr for Where {
     }
 }
 
+/// Where debuggers come in once there is something for them. One that comes earlier finds nobody and tries again, as `target remote`
+/// does; to one that is let in too early nobody answers in time.
+pub struct Entrance {
+    kind: Kind,
+    tell: fn(&str),
+    listener: OnceLock<Listener>,
+}
+
+enum Kind {
+    At(Where),
+    /// At a socket whose other end belongs to the lab's agent, which waits for a word before it lets debuggers in.
+    Lent(Mutex<Option<std::os::unix::net::UnixListener>>),
+}
+
+impl Entrance {
+    /// It can be opened at this place, as far as that can be seen before. Who comes in is told where.
+    pub fn at(place: &Where, tell: fn(&str)) -> io::Result<Self> {
+        drop(Listener::bind(place)?);
+        Ok(Self::new(Kind::At(place.clone()), tell))
+    }
+
+    /// The same at a socket that was inherited from the lab's agent.
+    pub fn lent(listener: std::os::unix::net::UnixListener, tell: fn(&str)) -> Self {
+        Self::new(Kind::Lent(Mutex::new(Some(listener))), tell)
+    }
+
+    fn new(kind: Kind, tell: fn(&str)) -> Self {
+        Self {
+            kind,
+            tell,
+            listener: OnceLock::new(),
+        }
+    }
+
+    /// Opens it, the first time.
+    pub fn open(&self) -> io::Result<&Listener> {
+        if let Some(listener) = self.listener.get() {
+            return Ok(listener);
+        }
+        let listener = match &self.kind {
+            Kind::At(place) => {
+                let listener = Listener::bind(place)?;
+                (self.tell)(&format!("debuggers connect to {}", listener.address()?));
+                listener
+            }
+            Kind::Lent(lent) => {
+                let lent = lent.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let lent = lent.ok_or(io::ErrorKind::AddrInUse)?;
+                // The agent has come before all debuggers.
+                lent.accept()?.0.write_all(&[READY])?;
+                Listener::Lent(lent)
+            }
+        };
+        Ok(self.listener.get_or_init(|| listener))
+    }
+}
+
+/// What the lab's agent waits for.
+pub const READY: u8 = b'!';
+
 /// Listens for debuggers.
 #[derive(Debug)]
 pub enum Listener {
@@ -70,16 +131,14 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Listens.
-    pub fn bind(place: &Where) -> io::Result<Self> {
+    fn bind(place: &Where) -> io::Result<Self> {
         match place {
             Where::Tcp(address) => TcpListener::bind(address).map(Self::Tcp),
             Where::Unix(path) => UnixListener::bind(path).map(Self::Unix),
         }
     }
 
-    /// What to tell a debugger.
-    pub fn address(&self) -> io::Result<String> {
+    fn address(&self) -> io::Result<String> {
         Ok(match self {
             Self::Tcp(listener) => listener.local_addr()?.to_string(),
             Self::Unix(listener) => listener.path().display().to_string(),
@@ -87,8 +146,7 @@ impl Listener {
         })
     }
 
-    /// Waits for the next one that connects.
-    pub fn accept(&self) -> io::Result<Client> {
+    fn accept(&self) -> io::Result<Client> {
         let stream: OwnedFd = match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept()?;

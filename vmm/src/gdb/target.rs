@@ -19,6 +19,7 @@ use gdbstub::target::ext::breakpoints::{
     SwBreakpoint, SwBreakpointOps, WatchKind,
 };
 use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps};
+use gdbstub::target::ext::section_offsets::{Offsets, SectionOffsets, SectionOffsetsOps};
 use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
 use gdbstub_arch::aarch64::reg::AArch64CoreRegs;
@@ -111,6 +112,14 @@ impl<'a, V: Vcpu + 'static> Guest<'a, V> {
             set: vec![Traps::default(); vcpus],
             held: BTreeSet::new(),
             step_irq: false,
+        }
+    }
+
+    /// How far the kernel lies above where it was linked, as far as it is known.
+    fn offset(&self) -> Option<u64> {
+        match self.around.placed() {
+            Some(placed) => Some(placed.offset),
+            None => self.around.insight().offset()?.ok(),
         }
     }
 
@@ -523,6 +532,10 @@ impl<V: Vcpu + 'static> Target for Guest<'_, V> {
         Some(self)
     }
 
+    fn support_section_offsets(&mut self) -> Option<SectionOffsetsOps<'_, Self>> {
+        self.offset().is_some().then_some(self)
+    }
+
     fn support_monitor_cmd(&mut self) -> Option<MonitorCmdOps<'_, Self>> {
         Some(self)
     }
@@ -822,6 +835,17 @@ impl<V: Vcpu + 'static> HwWatchpoint for Guest<'_, V> {
         };
         self.watches.remove(at);
         Ok(true)
+    }
+}
+
+impl<V: Vcpu + 'static> SectionOffsets for Guest<'_, V> {
+    fn get_section_offsets(&mut self) -> Result<Offsets<u64>, Error> {
+        let offset = self.offset().unwrap_or(0);
+        Ok(Offsets::Sections {
+            text: offset,
+            data: offset,
+            bss: Some(offset),
+        })
     }
 }
 

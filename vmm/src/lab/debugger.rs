@@ -13,7 +13,7 @@ use super::Error;
 use super::frame::{CHUNK, Channel, ToAgent};
 use super::session::Verb;
 use super::window::Window;
-use crate::gdb::{Client, Listener, receive};
+use crate::gdb::{Client, Entrance, receive};
 
 /// What comes from the verb.
 pub(super) enum Word {
@@ -42,7 +42,8 @@ impl Shared {
 }
 
 impl Door {
-    pub(super) fn open(listener: Listener, verb: &Arc<Verb>) -> Result<Self, Error> {
+    pub(super) fn open(entrance: Entrance, verb: &Arc<Verb>) -> Result<Self, Error> {
+        entrance.open().map_err(Error::Debugger)?;
         let shared = Arc::new(Shared {
             over: eventfd(0, EventfdFlags::CLOEXEC)
                 .map_err(|error| Error::Debugger(error.into()))?,
@@ -59,8 +60,10 @@ impl Door {
             let (shared, verb) = (Arc::clone(&shared), Arc::downgrade(verb));
             thread::spawn(move || {
                 let closes = Arc::new(Mutex::new(closes));
-                let received = receive(&listener, &shared.over, |client| {
-                    admit(client, &shared, &verb, &closes);
+                let received = entrance.open().and_then(|listener| {
+                    receive(listener, &shared.over, |client| {
+                        admit(client, &shared, &verb, &closes);
+                    })
                 });
                 if let Err(error) = received {
                     tracing::warn!("no more debuggers are listened for: {error}");

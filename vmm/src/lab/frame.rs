@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Counted up whenever a frame changes its form or its meaning.
-pub(super) const PROTOCOL: u32 = 2;
+pub(super) const PROTOCOL: u32 = 3;
 
 /// The identity of the sources that this program was built from.
 pub(super) const BUILD: &str = env!("VMM_BUILD");
@@ -96,6 +96,8 @@ pub(super) enum ToHost {
     Close(Channel),
     Credit(Channel, u32),
     File(FileOp),
+    /// The verb answers debuggers from now on.
+    Debuggable,
     /// The last word about a verb: it ended, and everything that it wrote has been sent.
     Ended(Ended),
 }
@@ -422,6 +424,7 @@ mod tests {
             channel().prop_map(ToHost::Close),
             (channel(), any::<u32>()).prop_map(|(channel, bytes)| ToHost::Credit(channel, bytes)),
             step.prop_map(ToHost::File),
+            Just(ToHost::Debuggable),
             any::<u8>().prop_map(|code| ToHost::Ended(Ended::Exit(code))),
             any::<i32>().prop_map(|signal| ToHost::Ended(Ended::Signal(signal))),
             any::<(i32, String)>()

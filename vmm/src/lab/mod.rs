@@ -33,7 +33,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::console::{self, Console};
-use crate::gdb::Listener;
+use crate::gdb::Entrance;
 
 pub use frame::Ended;
 #[doc(hidden)]
@@ -197,7 +197,7 @@ pub const SOCKET: &str = "VMM_LAB_SOCKET";
 pub fn run(
     request: &Request,
     console: Option<Console>,
-    debuggers: Option<Listener>,
+    debuggers: Option<Entrance>,
 ) -> Result<Ended, Error> {
     let prepared = run::Prepared::new(request)?;
     let session = match env::var_os(SOCKET) {

@@ -25,7 +25,7 @@ use super::terminal;
 use super::window::Window;
 use super::{Error, memory};
 use crate::console::{self, Attached, Console};
-use crate::gdb::Listener;
+use crate::gdb::Entrance;
 
 /// How long a verb may take to end after it was asked to by a signal. A guest that is being stopped, with its console written out,
 /// took 2 s at most on a loaded machine.
@@ -182,6 +182,7 @@ impl Session {
             stdin: prepared.start.stdin.then_some(streams.stdin),
             contents: prepared.contents,
             terminal: None,
+            entrance: None,
             door: None,
             verb,
             events,
@@ -197,7 +198,7 @@ impl Session {
         &self,
         prepared: Prepared,
         console: Option<Console>,
-        debuggers: Option<Listener>,
+        debuggers: Option<Entrance>,
     ) -> Result<Ended, Error> {
         let shell = prepared.start.terminal.is_some();
         let streams = match &console {
@@ -206,9 +207,7 @@ impl Session {
         };
         let mut running = self.start(prepared, streams)?;
         forward_signals(running.interrupter()).map_err(Error::Signals)?;
-        running.door = debuggers
-            .map(|listener| Door::open(listener, &running.verb))
-            .transpose()?;
+        running.entrance = debuggers;
         running.terminal = match &console {
             Some(console) => console.attach()?,
             None if shell => Some(Attached::bare()?),
@@ -358,6 +357,8 @@ pub(super) struct Running {
     stderr: Sink<Vec<u8>>,
     files: Sink<FileOp>,
     terminal: Option<Attached>,
+    /// Where debuggers come in when the verb answers them.
+    entrance: Option<Entrance>,
     door: Option<Door>,
 }
 
@@ -467,6 +468,14 @@ impl Running {
             ToHost::Credit(Channel::Stdin, bytes) => self.windows.stdin.grant(bytes as usize),
             ToHost::Credit(Channel::Contents, bytes) => self.windows.contents.grant(bytes as usize),
             ToHost::Close(Channel::Stdin) => self.windows.stdin.close(),
+            ToHost::Debuggable => {
+                if let Some(entrance) = self.entrance.take() {
+                    match Door::open(entrance, &self.verb) {
+                        Ok(door) => self.door = Some(door),
+                        Err(error) => return Some(Err(error)),
+                    }
+                }
+            }
             ToHost::Bytes(Channel::Debugger, bytes) => self.to_debugger(Word::Bytes(bytes)),
             ToHost::Close(Channel::Debugger) => self.to_debugger(Word::Close),
             ToHost::Credit(Channel::Debugger, bytes) => {

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use object::elf::ELFMAG;
+
 use super::kernel::{self, Format, Kernel};
 use super::map::{self, MIB};
 
@@ -76,6 +78,16 @@ pub struct Guest {
     pub memory: u64,
     /// Whether the last of them are ramoops', so that pstore keeps the console over a warm reset.
     pub ramoops: bool,
+}
+
+impl Guest {
+    /// Whether its kernel is an arm64 Image, if it is a kernel at all.
+    pub fn is_image(&self) -> bool {
+        match self.format {
+            Some(format) => format == Format::Image,
+            None => !self.kernel.bytes.starts_with(&ELFMAG),
+        }
+    }
 }
 
 /// A guest's RAM, planned.

@@ -6,16 +6,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Args, OnReset};
+use super::{Args, GdbWait, OnReset};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::{Exit, debuggers, tell};
-use crate::conductor::{self, Conductor, End, Quiesced, Reason};
+use crate::conductor::{self, Conductor, End, Next, Quiesced, Reason, Stopper};
 use crate::console::{self, Console, Where};
 use crate::gdb;
 use crate::kvm::KvmVcpu;
 use crate::lab::caller_types;
 use crate::machine::{self, Blob, Guest, Machine, PowerOff, Ram, Tally, Told};
 use crate::subject::{linux, payload};
+use crate::vcpu::{Owner, Traps, Vcpu as _};
 
 /// Why a guest could not be booted.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +43,8 @@ pub(in crate::cli) enum Error {
     Debugger(String),
     #[error(transparent)]
     Serve(#[from] gdb::ServeError),
+    #[error(transparent)]
+    Place(#[from] Box<linux::Error>),
 }
 
 /// Boots the guest, and again after each reset that it shall survive.
@@ -49,7 +52,7 @@ pub(in crate::cli) fn run(args: &Args) -> Result<Exit, Error> {
     let guest = read_guest(args)?;
     let console = open_console(&args.console)?;
     let place = args.gdb.as_ref();
-    let debuggers = place.map(debuggers::open).transpose();
+    let debuggers = place.map(debuggers::here).transpose();
     let debuggers = debuggers.map_err(Error::Debugger)?;
     let interrupt = Interrupt::watch().map_err(Error::Signals)?;
     let attached = console.attach()?;
@@ -76,12 +79,20 @@ fn lives(
     args: &Args,
     mut guest: Guest,
     console: &Console,
-    debuggers: Option<&gdb::Listener>,
+    debuggers: Option<&gdb::Entrance>,
     interrupt: &Interrupt,
 ) -> Result<Exit, Error> {
     let deadline = args
         .timeout
         .map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let placed = match debuggers {
+        Some(_) => match place(args, interrupt)? {
+            Ok(placed) => placed,
+            Err(linux::Error::Signal(signal)) => return Ok(Exit::Signal(signal)),
+            Err(error) => return Err(Box::new(error).into()),
+        },
+        None => None,
+    };
     let (strays, resets) = (Arc::new(Tally::default()), Tally::default());
     let exit = loop {
         let machine = Machine::build(
@@ -92,12 +103,20 @@ fn lives(
             PowerOff::InKvm,
             &strays,
         )?;
-        let debugging = debuggers.map(|listener| gdb::Debugging {
-            listener,
-            waits: args.gdb_wait,
+        let debugging = debuggers.map(|entrance| gdb::Debugging {
+            entrance,
+            waits: args.gdb_wait == Some(GdbWait::Reset),
             telling: None,
         });
-        let exit = once(args, machine, console, debugging, interrupt, deadline)?;
+        let exit = once(
+            args,
+            machine,
+            console,
+            debugging,
+            placed.as_ref(),
+            interrupt,
+            deadline,
+        )?;
         match exit {
             Exit::GuestReset if args.on_reset == OnReset::Restart => match resets.add() {
                 Told::Yes => eprintln!("vmm: the guest reset itself: again"),
@@ -129,6 +148,7 @@ fn once(
     machine: Machine,
     console: &Console,
     debugging: Option<gdb::Debugging<'_>>,
+    placed: Option<&gdb::Placed>,
     interrupt: &Interrupt,
     deadline: Option<Instant>,
 ) -> Result<Exit, Error> {
@@ -171,10 +191,19 @@ fn once(
                 gic,
                 mpidrs,
                 clock,
+                placed,
             };
+            let waits = args.gdb_wait == Some(GdbWait::Placed);
+            let entry = placed.and_then(|placed| Some((placed, placed.entry?)));
+            if let Some((_, entry)) = entry {
+                trap_at(&conductor, entry)?;
+            }
             let work = || {
                 conductor.run();
-                conductor.wait(deadline)
+                match entry {
+                    Some((placed, _)) => come(&conductor, placed, waits, deadline),
+                    None => conductor.wait(deadline),
+                }
             };
             debugging.serve(&conductor, around, work)?
         }
@@ -196,6 +225,80 @@ fn once(
     drop(watching);
     written.map_err(Error::ConsoleLost)?;
     exit
+}
+
+/// Has the first vCPU trapped where its kernel lies if it lies where another boot has told.
+fn trap_at(conductor: &Conductor<KvmVcpu>, entry: u64) -> Result<(), Error> {
+    let traps = Traps {
+        breakpoints: vec![entry],
+        ..Traps::default()
+    };
+    let trapped = conductor.on(0, move |vcpu| vcpu.trap_on(Owner::Scenario, &traps));
+    trapped.transpose()?;
+    Ok(())
+}
+
+/// Waits for the end, and sees the kernel come where it is expected.
+fn come(
+    conductor: &Conductor<KvmVcpu>,
+    placed: &gdb::Placed,
+    waits: bool,
+    deadline: Option<Instant>,
+) -> Option<End<crate::kvm::Error>> {
+    // A year is for ever.
+    let limit = deadline.unwrap_or_else(|| conductor.now() + Duration::from_secs(365 * 86400));
+    if let Next::Trapped(vcpu, _) = conductor.next_trap(limit) {
+        placed.come();
+        if waits {
+            conductor.show(vcpu);
+        }
+        // A thread that is gone has told how the run ends.
+        let _ = conductor.on(vcpu, |vcpu| {
+            vcpu.trap_on(Owner::Scenario, &Traps::default())
+        });
+        conductor.thaw(vcpu);
+    }
+    conductor.wait(deadline)
+}
+
+/// Boots a kernel that may move itself a first time, so that a debugger knows its symbols before the second one begins.
+/// The second `Result` is of that boot.
+fn place(
+    args: &Args,
+    interrupt: &Interrupt,
+) -> Result<Result<Option<gdb::Placed>, linux::Error>, Error> {
+    let guest = read_guest(args)?;
+    let linux = guest.is_image();
+    let waits = args.gdb_wait == Some(GdbWait::Placed);
+    let stays = args
+        .cmdline
+        .split_whitespace()
+        .any(|word| word == "nokaslr");
+    if !linux && waits {
+        let why = "--gdb-wait=placed is for kernels that place themselves; --gdb-wait is meant";
+        return Err(Error::Debugger(why.to_owned()));
+    }
+    if !linux || stays && !waits {
+        return Ok(Ok(None));
+    }
+    tell("a first boot finds where the kernel will lie");
+    let watch = |stopper: Stopper<KvmVcpu>| {
+        interrupt.calls(Box::new(move |signal| stopper.stop(Reason::Signal(signal))))
+    };
+    let placed = linux::place(guest, args.cpus, args.seed, watch);
+    match &placed {
+        Ok(Some(gdb::Placed { offset, entry, .. })) => {
+            tell(&format!(
+                "it will lie {offset:#x} above where it was linked"
+            ));
+            if waits && entry.is_none() {
+                tell("it has no symbols with it: nothing can wait at start_kernel");
+            }
+        }
+        Ok(None) => tell("it does not say (VMCOREINFO): a debugger will not know its symbols"),
+        Err(_) => {}
+    }
+    Ok(placed)
 }
 
 /// Who knows what the guest's memory says of its stop path: the payload is an ELF file, all else is a kernel.

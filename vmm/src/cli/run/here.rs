@@ -410,6 +410,8 @@ impl Hear for Hearer<'_> {
             print(&format!("{about}\n"));
         }
         let stop = move |signal| stopper.stop(Reason::Signal(signal));
+        // The one for a run before goes first: it takes with it what is called.
+        self.watching = None;
         self.watching = Some(self.interrupt.calls(Box::new(stop)));
     }
 

@@ -11,6 +11,7 @@ use std::thread;
 
 use super::super::frame::{CHUNK, Channel, Frame, ToHost};
 use super::super::window::Window;
+use crate::gdb::READY;
 
 /// What the host says about it.
 pub(super) enum Word {
@@ -42,12 +43,27 @@ impl Post {
         window: Arc<Window>,
     ) -> Sender<Word> {
         let (tell, told) = mpsc::channel();
+        {
+            let (address, out) = (address.clone(), out.clone());
+            thread::spawn(move || herald(&address, verb, &out));
+        }
         thread::spawn(move || pass_on(&address, verb, &out, &window, &told));
         tell
     }
 
     pub(super) fn address(&self) -> SocketAddr {
         self.address.clone()
+    }
+}
+
+/// Waits until the verb lets debuggers in: it says so to the first one that connects.
+fn herald(address: &SocketAddr, verb: u32, out: &Sender<Frame<ToHost>>) {
+    let mut word = [0];
+    let heard = UnixStream::connect_addr(address).and_then(|mut stream| stream.read(&mut word));
+    // A verb that never does ends without a word.
+    if matches!(heard, Ok(1)) && word == [READY] {
+        // The host may be gone.
+        let _ = out.send(Frame::Verb(verb, ToHost::Debuggable));
     }
 }
 

@@ -84,7 +84,7 @@ impl Verb<'_> {
                 mib(free)
             ))
         })?;
-        let early = self.receive_contents(&start)?;
+        self.receive_contents(&start)?;
         let outputs: Vec<PathBuf> = start.outputs.iter().map(PathBuf::from).collect();
         let root = self.grounds.verbs.join(self.number.to_string());
         let view = View::plant(root, &start.nodes, &outputs, &self.grounds.store)
@@ -112,9 +112,6 @@ impl Verb<'_> {
         let started = self.start(&start, &view, &group);
         let mut running = started.map_err(doing(&format!("cannot start {}", program.display())))?;
         running.windows.push((Channel::Files, files));
-        for word in early {
-            running.obey(word, None);
-        }
         let status = self.attend(running, &group, outputs)?;
         Ok(ended_as(status, journal))
     }
@@ -135,8 +132,8 @@ impl Verb<'_> {
         )
     }
 
-    /// Asks for the contents that the store lacks and takes them in; what a debugger has said meanwhile.
-    fn receive_contents(&self, start: &Start) -> Result<Vec<ToAgent>, Failure> {
+    /// Asks for the contents that the store lacks and takes them in.
+    fn receive_contents(&self, start: &Start) -> Result<(), Failure> {
         let lacking = self.grounds.store.lacking(&start.nodes);
         self.say(ToHost::Lacks(
             lacking.iter().map(|(hash, _)| *hash).collect(),
@@ -146,7 +143,6 @@ impl Verb<'_> {
             .store
             .arrival(&format!("arrival-{}", self.number), lacking);
         let failed = doing("cannot store its input files");
-        let mut early = Vec::new();
         loop {
             match self.inbox.recv() {
                 Ok(Event::Asked(ToAgent::Bytes(Channel::Contents, bytes))) => {
@@ -156,12 +152,8 @@ impl Verb<'_> {
                     self.say(ToHost::Credit(Channel::Contents, bytes.len() as u32));
                 }
                 Ok(Event::Asked(ToAgent::Close(Channel::Contents))) => {
-                    return arrival.finish().map(|()| early).map_err(failed);
+                    return arrival.finish().map_err(failed);
                 }
-                Ok(Event::Asked(
-                    word @ (ToAgent::Bytes(Channel::Debugger, _)
-                    | ToAgent::Close(Channel::Debugger)),
-                )) => early.push(word),
                 Ok(Event::Asked(ToAgent::Signal(signal))) => {
                     return Err(Failure::Signalled(signal));
                 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use vmm_core::arm::{CpuId, KernelVa};
-use vmm_core::inspect::{GapReason, InspectError, Kernel, LogReader};
+use vmm_core::inspect::{GapReason, InspectError, Kernel, LogReader, Vmcoreinfo};
 
 use crate::gdb;
 use crate::machine::Ram;
@@ -109,6 +109,11 @@ impl gdb::Insight for Insight {
             let _ = writeln!(text, "CPU {cpu}: {words}");
         }
         Ok(text)
+    }
+
+    fn offset(&self) -> Option<Result<u64, String>> {
+        let found = Vmcoreinfo::find(&self.ram).and_then(|info| info.kernel_offset());
+        Some(found.map_err(|error| error.to_string()))
     }
 
     fn ring(&self) -> Result<String, String> {

@@ -13,6 +13,8 @@ mod guest;
 #[cfg(target_arch = "aarch64")]
 mod insight;
 #[cfg(target_arch = "aarch64")]
+mod kaslr;
+#[cfg(target_arch = "aarch64")]
 mod live;
 mod plan;
 #[cfg(target_arch = "aarch64")]
@@ -24,6 +26,8 @@ mod tap;
 pub use files::{Files, FilesError, kernel};
 #[cfg(target_arch = "aarch64")]
 pub use insight::Insight;
+#[cfg(target_arch = "aarch64")]
+pub use kaslr::place;
 pub use plan::{CRASHKERNEL, MEMORY, Unfit, can_come_to, check};
 #[cfg(target_arch = "aarch64")]
 pub use run::{Error, Options, Ran, run};

@@ -19,7 +19,7 @@ use super::capture::with_capture;
 use super::guest::{Functions, Watch, places};
 use super::live::{Around, Live};
 use super::tap::{ACKNOWLEDGE, Tap};
-use super::{Files, Insight, MEMORY, Unfit, plan, reset};
+use super::{Files, Insight, MEMORY, Unfit, place, plan, reset};
 use crate::conductor::{self, Conductor, Next, Reason, Trap};
 use crate::gdb;
 use crate::kvm::{self, Clock, Gic, KvmVcpu};
@@ -49,6 +49,16 @@ pub enum Error {
     /// KVM.
     #[error(transparent)]
     Kvm(#[from] kvm::Error),
+    /// It has not placed itself where it did before.
+    #[error(
+        "the kernel lies {now:#x} above where it was linked, and did {before:#x} in a boot with the same seed: a debugger would be misled"
+    )]
+    Elsewhere {
+        /// There.
+        before: u64,
+        /// Here.
+        now: u64,
+    },
     /// Debuggers.
     #[error(transparent)]
     Debuggers(#[from] gdb::ServeError),
@@ -168,6 +178,17 @@ pub fn run(scenario: &Scenario, mut options: Options<'_>) -> Result<Ran, Error> 
         capture(&mut guest, options.capture)?;
     }
     let cpus = usize::from(scenario.cpus);
+    let placed = match options.debug {
+        Some(debug) if debug.by.waits => {
+            let watch = |stopper| {
+                options
+                    .hear
+                    .starts(stopper, &"a first boot finds where the kernel will lie")
+            };
+            place(guest.clone(), cpus, options.seed, watch)?
+        }
+        _ => None,
+    };
     let strays = Arc::new(Tally::default());
     let machine = Machine::build(guest, cpus, options.seed, None, PowerOff::Told, &strays)?;
     // Nobody listens at its other end: the tap has every byte.
@@ -194,6 +215,7 @@ pub fn run(scenario: &Scenario, mut options: Options<'_>) -> Result<Ran, Error> 
             gic: machine.gic.clone(),
             mpidrs: machine.mpidrs.clone(),
             clock: machine.clock.clone(),
+            placed: placed.as_ref(),
         }),
         None => None,
     };
@@ -206,6 +228,7 @@ pub fn run(scenario: &Scenario, mut options: Options<'_>) -> Result<Ran, Error> 
         gic: machine.gic,
         mpidrs: machine.mpidrs,
         breakpoints: breakpoints as usize,
+        placed: placed.as_ref(),
     };
     let follow = || follow(scenario, &mut options, &conductor, parts);
     let (mut evidence, before) = match debug.zip(surroundings) {
@@ -229,6 +252,7 @@ struct Parts<'a> {
     gic: Gic,
     mpidrs: Vec<Mpidr>,
     breakpoints: usize,
+    placed: Option<&'a gdb::Placed>,
 }
 
 fn vmlinux(options: &Options<'_>) -> Result<Option<Vec<u8>>, Error> {
@@ -255,6 +279,16 @@ fn follow(
             error => Error::NoKallsyms(error),
         })?,
     };
+    if let Some(placed) = parts.placed {
+        let offset = kernel.info.kernel_offset()?;
+        if offset != placed.offset {
+            return Err(Error::Elsewhere {
+                before: placed.offset,
+                now: offset,
+            });
+        }
+        placed.come();
+    }
     let has = |name: &str| kernel.symbols.named(name).next().is_some();
     let nbcon = has(plan::NBCON);
     if scenario.driver == Driver::Nbcon && !nbcon {

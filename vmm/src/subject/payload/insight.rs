@@ -78,6 +78,10 @@ impl gdb::Insight for Insight {
         Ok(text)
     }
 
+    fn offset(&self) -> Option<Result<u64, String>> {
+        None
+    }
+
     fn ring(&self) -> Result<String, String> {
         let log = self.image.statics.log;
         let mut text = String::new();

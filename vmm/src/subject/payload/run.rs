@@ -176,6 +176,7 @@ pub fn run(
             Ram(Arc::clone(&machine.memory)),
             scenario.cpus,
         )),
+        placed: None,
     });
     let around = Around {
         watched: (budget.watched().iter())
