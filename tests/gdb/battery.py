@@ -1,7 +1,7 @@
 """What a debugger must be able to do, tried by gdb itself: `gdb-multiarch -batch -nx -x battery.py`.
 
 GUEST is payload or linux, WHERE what `target remote` connects to, SYMBOLS a file with the guest's symbols, PART the part to be tried.
-Each check prints a line: `ok WHAT` or `not ok WHAT: WHY`.
+Each check prints a line: `ok NUMBERS WHAT` or `not ok WHAT: WHY`. The numbers are those of docs/debugging.md, "What is tried".
 """
 
 import os
@@ -65,10 +65,10 @@ def stop_of(command):
 CHECKS = []
 
 
-def check(*parts):
+def check(*parts, numbers=()):
     def register(function):
         if PART in parts:
-            CHECKS.append(function)
+            CHECKS.append((function, numbers))
         return function
 
     return register
@@ -83,21 +83,31 @@ else:
     SET_UP = "start_kernel"
 
 
-@check("reset")
+@check("reset", numbers=[2])
 def attached_before_reset():
     assert cpu() == 0
     assert value("$SCTLR_EL1") & 1 == 0, "the MMU is on"
     assert value("$cpsr") & 0x3C0 == 0x3C0
 
 
-@check("reset", "running", "again")
+@check("reset", "running", "again", numbers=[5])
 def all_vcpus_are_threads():
     listed = run("info threads")
     for number in range(CPUS):
         assert f"(CPU {number}: " in listed, listed
 
 
-@check("reset")
+@check("running", numbers=[1])
+def attached_while_it_runs():
+    assert value("$SCTLR_EL1") & 1 == 1
+
+
+@check("again", numbers=[4])
+def attached_again():
+    to_the_loop()
+
+
+@check("reset", numbers=[11])
 def a_breakpoint_before_the_mmu_is_on():
     # The first instructions branch away.
     for _ in range(3):
@@ -111,7 +121,7 @@ def a_breakpoint_before_the_mmu_is_on():
     assert value("$SCTLR_EL1") & 1 == 0
 
 
-@check("reset")
+@check("reset", numbers=[12])
 def a_breakpoint_by_symbol_set_before_reset():
     at = symbol(SET_UP)
     run(f"hbreak *{at:#x}")
@@ -121,7 +131,7 @@ def a_breakpoint_by_symbol_set_before_reset():
     assert value("$SCTLR_EL1") & 1 == 1
 
 
-@check("reset")
+@check("reset", numbers=[8])
 def core_registers_go_there_and_back():
     names = [f"x{number}" for number in range(31)] + ["sp", "pc"]
     before = {name: value(f"${name}") for name in names}
@@ -142,7 +152,7 @@ def core_registers_go_there_and_back():
     assert {name: value(f"${name}") for name in names} == before
 
 
-@check("reset")
+@check("reset", numbers=[9])
 def vector_registers_go_there_and_back():
     before = [run(f"p/x $v{number}.q") for number in range(32)]
     for number in range(32):
@@ -159,7 +169,7 @@ def vector_registers_go_there_and_back():
     assert len(before) == 32
 
 
-@check("reset")
+@check("reset", numbers=[10])
 def system_registers_are_there():
     for name in """ELR_EL1 SPSR_EL1 ESR_EL1 FAR_EL1 VBAR_EL1 TTBR0_EL1 TTBR1_EL1 TCR_EL1 SCTLR_EL1 MAIR_EL1 TPIDR_EL0 TPIDRRO_EL0
             TPIDR_EL1 SP_EL0 SP_EL1 CONTEXTIDR_EL1 PAR_EL1 MDSCR_EL1 MPIDR_EL1 CNTVCT_EL0 DAIF ICC_PMR_EL1 ICC_RPR_EL1
@@ -177,7 +187,7 @@ def system_registers_are_there():
     assert value("$CNTVCT_EL0") >= earlier
 
 
-@check("running")
+@check("running", numbers=[13])
 def a_breakpoint_does_not_disturb_memory():
     at = symbol(AGAIN)
     before = word(at)
@@ -188,7 +198,7 @@ def a_breakpoint_does_not_disturb_memory():
     run("delete")
 
 
-@check("running")
+@check("running", numbers=[14])
 def a_breakpoint_is_hit_by_each_vcpu():
     run(f"break *{symbol(AGAIN):#x}")
     seen = set()
@@ -216,7 +226,7 @@ def watched(command, name, store):
     return before, after, by
 
 
-@check("running")
+@check("running", numbers=[15, 18])
 def a_watchpoint_on_stores_tells_address_and_vcpu():
     before, after, by = watched("watch", STORED, True)
     assert after != before
@@ -224,17 +234,17 @@ def a_watchpoint_on_stores_tells_address_and_vcpu():
         assert by == 2, f"CPU {by} stores to CPU 2's word"
 
 
-@check("running")
+@check("running", numbers=[16])
 def a_watchpoint_on_loads():
     watched("rwatch", LOADED, False)
 
 
-@check("running")
+@check("running", numbers=[17])
 def a_watchpoint_on_either():
     watched("awatch", STORED, True)
 
 
-@check("running")
+@check("running", numbers=[7])
 def scheduler_locking_steps_one_vcpu():
     run("set scheduler-locking on")
     others = {}
@@ -260,7 +270,7 @@ def to_the_loop():
     run("continue")
 
 
-@check("running")
+@check("running", numbers=[19])
 def a_thousand_steps_under_a_timer_see_no_vector():
     to_the_loop()
     run("set scheduler-locking on")
@@ -293,7 +303,7 @@ def with_instruction(code, try_it):
         run("set scheduler-locking replay")
 
 
-@check("running")
+@check("running", numbers=[20])
 def a_step_over_wfi_ends():
     to_the_loop()
 
@@ -305,7 +315,7 @@ def a_step_over_wfi_ends():
     with_instruction(0xD503207F, waits)
 
 
-@check("running")
+@check("running", numbers=[20])
 def a_step_over_svc_and_a_faulting_load_keeps_the_mask_out_of_spsr():
     to_the_loop()
 
@@ -365,7 +375,32 @@ def memory_of_the_kernel_is_read_and_what_is_not_mapped_is_an_error():
     raise AssertionError("an address that is not mapped was read")
 
 
-@check("running")
+@check("running", numbers=[21])
+def kernel_memory_is_read_through_tables_of_each_granule():
+    """A table that maps the RAM by one block is put into TTBR1_EL1: 1 GiB of 4 KiB granules, 32 MiB of 16, 512 MiB of 64."""
+    ram, top = 0x4000_0000, 0x4000_0000 + 500 * 2**20
+    control, before = value("$TCR_EL1"), value("$TTBR1_EL1")
+    lent = phys(top)
+    phys(top, ram | 0x701)
+    try:
+        # TCR_EL1.TG1 and T1SZ (Arm ARM DDI 0487, D24.2.185), and where the upper half begins with that size.
+        for granule, size in ((0b10, 25), (0b01, 28), (0b11, 22)):
+            run(f"set $TTBR1_EL1 = {top:#x}")
+            run(f"set $TCR_EL1 = {control & ~(3 << 30 | 0x3F << 16 | 1 << 23) | granule << 30 | size << 16:#x}")
+            lowest = 2**64 - 2 ** (64 - size)
+            assert word(lowest + 0x20_0000) == phys(ram + 0x20_0000), f"TG1 {granule:#b}"
+            try:
+                word(lowest + 2**31)
+            except gdb.MemoryError:
+                continue
+            raise AssertionError("an address that is not mapped was read")
+    finally:
+        phys(top, lent)
+        run(f"set $TTBR1_EL1 = {before:#x}")
+        run(f"set $TCR_EL1 = {control:#x}")
+
+
+@check("running", numbers=[22])
 def user_memory_is_read_through_ttbr0():
     """As of a process that does not run: its tables are put into TTBR0_EL1 while nothing does."""
     # 4 KiB of a table of level 0 and one of level 1, in RAM that nobody uses, and a block of 1 GiB that maps the RAM at 0.
@@ -402,7 +437,7 @@ def phys(at, text=None):
         run(f"set $SCTLR_EL1 = {control:#x}")
 
 
-@check("running")
+@check("running", numbers=[23])
 def too_many_breakpoints_are_a_clear_error():
     at = symbol(AGAIN)
     for number in range(20):
@@ -419,7 +454,7 @@ def too_many_breakpoints_are_a_clear_error():
         run("delete")
 
 
-@check("running")
+@check("running", numbers=[24])
 def the_monitor_answers():
     assert "hold CPU" in run("monitor help")
     assert "CPU 1 is held" in run("monitor hold 1")
@@ -435,24 +470,78 @@ def the_monitor_answers():
     run("thread 1")
     assert "PMR" in run("monitor gic 0")
     assert "CNTVCT_EL0" in run("monitor time")
+    assert "nobody" in run("monitor lock")
+    # Linux has them online; the payload's do without a scenario.
+    assert f"online: {'0-3' if GUEST == 'linux' else ''}, counted" in run("monitor stopmask")
+    assert "CPU 3: pending" in run("monitor ipi")
+    assert "CPU 2: empty" in run("monitor notes")
+    assert "no scenario runs here" in run("monitor trace")
+    run("monitor ring")
     assert "0x0040200000:" in run("monitor phys 0x40200000 16")
     assert "no such command" in run("monitor nonsense")
+
+
+def resumed(how):
+    """Resumes this thread alone by a packet of our own, as gdb would not."""
+    answer = run(f"maintenance packet vCont;{how}:{gdb.selected_thread().num:x}")
+    run("maintenance flush register-cache")
+    assert "T05" in answer, answer
 
 
 @check("running")
 def a_range_is_stepped_by_the_stub():
     to_the_loop()
-    run("set scheduler-locking on")
     start = pc()
     # Without lines of source gdb has no ranges of its own.
-    text = run(f"maintenance packet vCont;r{start:x},{start + 16:x}:{gdb.selected_thread().num:x}")
-    run("set scheduler-locking replay")
-    run("maintenance flush register-cache")
-    assert "T05" in text, text
+    resumed(f"r{start:x},{start + 16:x}")
     assert not start <= pc() < start + 16, hex(pc())
 
 
 @check("running")
+def a_load_exclusive_and_its_store_are_one_step():
+    to_the_loop()
+    at = pc()
+    saved = {name: value(f"${name}") for name in ("x0", "x1", "x2", "sp")}
+    # ldxr x1, [x0]; add x1, x1, #1; stxr w2, x1, [x0]; cbnz w2, .-12
+    loop = (0xC85F7C01, 0x91000421, 0xC8027C01, 0x35FFFFA2)
+    text = gdb.selected_inferior().read_memory(at, 16).tobytes()
+    count = saved["sp"] - 64 & ~7
+    under = word(count)
+    poke(at, b"".join(code.to_bytes(4, "little") for code in loop))
+    poke(count, bytes(8))
+    run(f"set $x0 = {count:#x}")
+    try:
+        # A store may fail of itself, but not each time.
+        for _ in range(1000):
+            assert pc() == at
+            resumed("s")
+            assert pc() == at + 12, hex(pc())
+            resumed("s")
+            if pc() == at + 16:
+                break
+        assert pc() == at + 16 and word(count) == 1, f"{pc():#x}, {word(count)}"
+    finally:
+        poke(at, text)
+        poke(count, under.to_bytes(8, "little"))
+        for name, before in saved.items():
+            run(f"set ${name} = {before:#x}")
+        run(f"set $pc = {at:#x}")
+
+
+@check("parked", numbers=[25])
+def a_parked_cpu_has_a_backtrace_through_its_exception():
+    run("continue")
+    run(f"source {os.environ['ALIASES']}")
+    for number in range(1, CPUS):
+        run(f"hp cpu {number}")
+        frames = run("hp bt")
+        inner, exception, outer = frames.partition("el1h_64_irq ()")
+        assert "cpu_park_loop ()" in inner or "local_cpu_stop ()" in inner, frames
+        assert exception and "cpu_do_idle ()" in outer, frames
+        assert "stopped, " in run("info threads")
+
+
+@check("running", numbers=[6])
 def ctrl_c_stops_every_vcpu():
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     stop = stop_of("continue")
@@ -467,11 +556,11 @@ def main():
     run("set architecture aarch64")
     run(f"file {os.environ['SYMBOLS']}")
     run(f"target remote {os.environ['WHERE']}")
-    for function in CHECKS:
+    for function, numbers in CHECKS:
         what = function.__name__.replace("_", " ")
         try:
             function()
-            print(f"ok {what}", flush=True)
+            print(f"ok {','.join(map(str, numbers))} {what}", flush=True)
         except (AssertionError, gdb.error, gdb.MemoryError) as error:
             print(f"not ok {what}: {error}", flush=True)
             run("delete")

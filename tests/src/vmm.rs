@@ -102,14 +102,15 @@ impl Vmm {
         Self::at(&root().join("target/release/vmm"), arguments)
     }
 
-    /// The same of a `vmm` that lies elsewhere.
+    /// The same of a `vmm` that lies elsewhere, or of a program that is used with it.
     pub fn at<I, S>(program: &Path, arguments: I) -> Self
     where
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
         let mut command = Command::new(program);
-        let mut line = "vmm".to_owned();
+        let name = program.file_name().unwrap_or(program.as_os_str());
+        let mut line = name.to_string_lossy().into_owned();
         for argument in arguments {
             let argument = argument.as_ref();
             let _ = write!(line, " {}", argument.to_string_lossy());

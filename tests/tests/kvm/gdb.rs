@@ -1,10 +1,10 @@
-//! `vmm boot --gdb`: what gdb can do with a guest (tests/gdb/battery.py), and who may come in.
+//! `vmm boot --gdb` and `vmm debug`: what gdb can do with a guest (tests/gdb/battery.py), and who may come in.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use e2e::{Lab, Running, Vmm, built, initrd, payload, root};
 use libtest_mimic::Trial;
@@ -14,18 +14,14 @@ use crate::{SharedLab, alone};
 
 pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
     vec![
-        lab.trial("gdb::the_payload_from_its_reset", |lab| {
-            from_reset(lab, Guest::Payload);
+        lab.trial("gdb::the_battery_on_the_payload", |lab| {
+            the_battery(lab, Guest::Payload);
         }),
-        lab.trial("gdb::the_payload_while_it_runs", |lab| {
-            while_it_runs(lab, Guest::Payload);
+        lab.trial("gdb::the_battery_on_linux", |lab| {
+            the_battery(lab, Guest::Linux);
         }),
-        lab.trial("gdb::linux_from_its_reset", |lab| {
-            from_reset(lab, Guest::Linux);
-        }),
-        lab.trial("gdb::linux_while_it_runs", |lab| {
-            while_it_runs(lab, Guest::Linux);
-        }),
+        lab.trial("gdb::two_seeds_are_two_offsets", two_seeds),
+        lab.trial("gdb::a_kernel_is_had_when_it_is_placed", placed),
         lab.trial("gdb::one_debugger_at_a_time", one_at_a_time),
         lab.trial("gdb::rubbish_and_hanging_up_do_no_harm", rubbish),
         alone("gdb::other_machines_only_if_it_is_said", other_machines),
@@ -41,7 +37,7 @@ enum Guest {
 }
 
 impl Guest {
-    /// What is booted, and what has its symbols. Where the kernel lies is as it was linked.
+    /// What is booted, and what has its symbols.
     fn boot(self) -> (Vec<String>, PathBuf) {
         let text = |path: &Path| path.to_str().unwrap().to_owned();
         match self {
@@ -51,18 +47,7 @@ impl Guest {
                 (words.map(str::to_owned).to_vec(), kernel)
             }
             Self::Linux => {
-                let cmdline =
-                    "console=ttyAMA0 nokaslr init.run=\"echo ready; sleep 1000000\"".to_owned();
-                let kernel = text(&built("nmi-only", "Image"));
-                let words = [
-                    "--kernel",
-                    &kernel,
-                    "--initrd",
-                    &text(&initrd()),
-                    "--cmdline",
-                ];
-                let mut words = words.map(str::to_owned).to_vec();
-                words.push(cmdline);
+                let words = linux("echo ready; sleep 1000000");
                 (words, built("nmi-only", "vmlinux"))
             }
         }
@@ -84,62 +69,163 @@ impl Guest {
     }
 }
 
+/// What boots Linux, and has a shell there run this.
+fn linux(script: &str) -> Vec<String> {
+    let cmdline = format!("console=ttyAMA0 init.run=\"{script}\"");
+    let (kernel, initrd) = (built("nmi-only", "Image"), initrd());
+    let words = [
+        "--kernel",
+        kernel.to_str().unwrap(),
+        "--initrd",
+        initrd.to_str().unwrap(),
+        "--cmdline",
+        &cmdline,
+    ];
+    words.map(str::to_owned).to_vec()
+}
+
 /// A guest at whose socket debuggers may connect.
 fn start(lab: &Lab, at: &Path, guest: Guest, more: &[&str]) -> (Running, PathBuf) {
     let (boot, symbols) = guest.boot();
+    (start_this(lab, at, &boot, more), symbols)
+}
+
+fn start_this(lab: &Lab, at: &Path, boot: &[String], more: &[&str]) -> Running {
     let gdb = format!("unix:{}", at.join("gdb").display());
     let arguments = ["boot", "--cpus", "4", "--gdb", &gdb];
     let arguments = arguments.iter().copied().chain(more.iter().copied());
-    let running = lab
-        .vmm(arguments.chain(boot.iter().map(String::as_str)))
-        .start();
-    (running, symbols)
+    let running = lab.vmm(arguments.chain(boot.iter().map(String::as_str)));
+    running.start()
 }
 
-/// Tries a part of the battery, and that all of it is as it should be.
-fn battery(at: &Path, guest: Guest, symbols: &Path, part: &str) {
-    let output = Command::new("gdb-multiarch")
-        .args(["-batch", "-nx", "-x"])
-        .arg(root().join("tests/gdb/battery.py"))
+/// Tries a part of the battery, and that all of it is as it should be; the numbers of what was tried (docs/debugging.md).
+fn battery(at: &Path, guest: Guest, symbols: &Path, part: &str) -> BTreeSet<u8> {
+    let script = root().join("tests/gdb/battery.py");
+    let tried = gdb(["-x", script.to_str().unwrap()])
         .env("GUEST", guest.name())
         .env("PART", part)
         .env("SYMBOLS", symbols)
         .env("WHERE", at.join("gdb"))
-        .output()
-        .expect("gdb-multiarch; make installs it");
-    let said = String::from_utf8_lossy(&output.stdout);
-    let tried = said.lines().filter(|line| line.starts_with("ok ")).count();
-    let failed = said.lines().any(|line| line.starts_with("not ok "));
-    let done = said.lines().any(|line| line == "detached");
-    assert!(
-        tried > 0 && done && !failed,
-        "{said}\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+        .env("ALIASES", root().join("docs/holdpoint.gdb"))
+        .run();
+    let failed = (tried.stdout.lines()).any(|line| line.starts_with("not ok "));
+    let done = tried.stdout.lines().any(|line| line == "detached");
+    assert!(done && !failed, "{}", tried.story());
+    (tried.stdout.lines())
+        .filter_map(|line| line.strip_prefix("ok ")?.split(' ').next())
+        .flat_map(|numbers| numbers.split(','))
+        .filter(|number| !number.is_empty())
+        .map(|number| number.parse().expect("a check's number"))
+        .collect()
+}
+
+/// All of it: from its reset, while it runs, and when its CPUs have stopped.
+fn the_battery(lab: &Lab, guest: Guest) {
+    let mut tried = from_reset(lab, guest);
+    tried.extend(while_it_runs(lab, guest));
+    tried.extend(when_stopped(lab, guest));
+    assert_eq!(tried, (1..=25).collect());
 }
 
 /// A debugger that has waited for the guest; when it has left, the guest goes on as if there had been none.
-fn from_reset(lab: &Lab, guest: Guest) {
+fn from_reset(lab: &Lab, guest: Guest) -> BTreeSet<u8> {
     let folder = tempfile::tempdir().unwrap();
     let (mut running, symbols) = start(lab, folder.path(), guest, &["--gdb-wait"]);
     running.wait_for_complaint("debuggers connect to");
-    battery(folder.path(), guest, &symbols, "reset");
+    let mut tried = battery(folder.path(), guest, &symbols, "reset");
     guest.wait_until_it_runs(&mut running);
+    tried.insert(3);
     running.signal(Signal::TERM);
     running.end().exits(143);
+    tried
 }
 
 /// Debuggers that come while it runs, one after the other.
-fn while_it_runs(lab: &Lab, guest: Guest) {
+fn while_it_runs(lab: &Lab, guest: Guest) -> BTreeSet<u8> {
     let folder = tempfile::tempdir().unwrap();
     let (mut running, symbols) = start(lab, folder.path(), guest, &[]);
     guest.wait_until_it_runs(&mut running);
-    battery(folder.path(), guest, &symbols, "running");
-    battery(folder.path(), guest, &symbols, "again");
+    let mut tried = battery(folder.path(), guest, &symbols, "running");
+    tried.extend(battery(folder.path(), guest, &symbols, "again"));
     running.signal(Signal::TERM);
     let ended = running.end().exits(143);
     // It was looked at for longer than a kernel lets a CPU be silent, but by its own clock that was no time.
     assert!(!ended.stdout.contains("soft lockup"), "{}", ended.story());
+    tried
+}
+
+/// A debugger that has let a scenario go on to its end. What it has done with the guest is no part of the verdict.
+fn when_stopped(lab: &Lab, guest: Guest) -> BTreeSet<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let gdb = format!("unix:{}", folder.path().join("gdb").display());
+    let subject = format!("{}:nmi-only", guest.name());
+    let debug = ["debug", "idle-plain", "--subject", &subject, "--gdb", &gdb];
+    let mut running = lab.vmm(debug).start();
+    running.wait_for_complaint("debuggers connect to");
+    let (_, symbols) = guest.boot();
+    let tried = battery(folder.path(), guest, &symbols, "parked");
+    running.end().exits(0).says("as expected");
+    tried
+}
+
+/// gdb, which asks nobody and reads nobody's settings.
+fn gdb<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Vmm {
+    let arguments = ["-batch", "-nx"].into_iter().chain(arguments);
+    Vmm::at(Path::new("gdb-multiarch"), arguments)
+}
+
+/// What gdb says to these commands, with the symbols of the kernel that Linux is here.
+fn said(at: &Path, commands: &[&str]) -> String {
+    let vmlinux = built("nmi-only", "vmlinux");
+    let connect = format!("target remote {}", at.join("gdb").display());
+    let first = [vmlinux.to_str().unwrap(), "-ex", &connect];
+    let rest = commands.iter().flat_map(|command| ["-ex", command]);
+    let outcome = gdb(first.into_iter().chain(rest)).run().exits(0);
+    outcome.stdout + &outcome.stderr
+}
+
+/// Whose symbols are known before its first instruction, whatever it has drawn.
+fn two_seeds(lab: &Lab) {
+    let boot = linux("echo c > /proc/sysrq-trigger");
+    let mut offsets = BTreeSet::new();
+    for seed in ["5", "6"] {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        let mut running = start_this(lab, at, &boot, &["--gdb-wait", "--seed", seed]);
+        running.wait_for_complaint("debuggers connect to");
+        let commands = ["hbreak panic", "monitor kaslr", "continue", "monitor kaslr"];
+        let said = said(at, &commands);
+        assert!(said.contains(" hit Breakpoint 1, 0x"), "{said}");
+        assert!(said.contains(" in panic ()"), "{said}");
+        let told: Vec<&str> = (said.lines())
+            .filter(|line| line.contains(" in another boot"))
+            .collect();
+        let [before, after] = told.as_slice() else {
+            panic!("{said}");
+        };
+        assert!(before.contains("has not come to start_kernel yet"));
+        assert!(after.contains("this boot has come to start_kernel there"));
+        let offset = before.split(' ').next().unwrap();
+        assert_ne!(offset, "0x0");
+        assert!(said.contains(&format!("{offset} by VMCOREINFO")), "{said}");
+        offsets.insert(offset.to_owned());
+        running.signal(Signal::TERM);
+        running.end();
+    }
+    assert_eq!(offsets.len(), 2, "{offsets:?}");
+}
+
+/// `--gdb-wait=placed`: at the kernel's first lines of C, at its own addresses.
+fn placed(lab: &Lab) {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut running, _) = start(lab, folder.path(), Guest::Linux, &["--gdb-wait=placed"]);
+    running.wait_for_complaint("debuggers connect to");
+    let said = said(folder.path(), &["info symbol $pc", "print $SCTLR_EL1 & 1"]);
+    assert!(said.contains("start_kernel in section"), "{said}");
+    assert!(said.contains("$1 = 1"), "{said}");
+    Guest::Linux.wait_until_it_runs(&mut running);
+    running.signal(Signal::TERM);
+    running.end().exits(143);
 }
 
 fn one_at_a_time(lab: &Lab) {

@@ -292,7 +292,7 @@ impl<J, T, E> Gate<J, T, E> {
 
     /// Lets one vCPU of those held into the guest, until it is trapped or the deadline comes. Where it was held alone it still is
     /// afterwards.
-    pub(super) fn step(&self, seat: usize, deadline: Instant) -> Stepped<T> {
+    pub(super) fn step(&self, seat: usize, mut deadline: Instant) -> Stepped<T> {
         let mut state = self.undisturbed();
         assert!(state.is_kept(seat), "only a held vCPU takes a step");
         state.seats[seat].frozen |= state.wish == Wish::Run;
@@ -311,6 +311,13 @@ impl<J, T, E> Gate<J, T, E> {
             let own = &state.seats[seat];
             if !own.pass && own.place != Place::Guest && !state.is_halted() {
                 break;
+            }
+            if own.kept && !late {
+                // While a debugger keeps it from its step it can't be late.
+                let since = state.debug.now();
+                state = self.wait(state);
+                deadline += state.debug.now().saturating_duration_since(since);
+                continue;
             }
             let left = deadline.saturating_duration_since(state.debug.now());
             if left.is_zero() && !late {

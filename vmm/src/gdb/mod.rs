@@ -62,11 +62,20 @@ pub trait Around: Sync {
     fn placed(&self) -> Option<&Placed>;
 }
 
+/// Where a kernel lies.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Base {
+    /// How far above where it was linked.
+    pub offset: u64,
+    /// Its first byte, if it has symbols with it: `_text`, with which the first segment of its vmlinux begins.
+    pub text: Option<u64>,
+}
+
 /// Where a kernel lies, as another boot of the same guest has told.
 #[derive(Debug)]
 pub struct Placed {
-    /// How far above where it was linked.
-    pub offset: u64,
+    /// Where.
+    pub base: Base,
     /// `start_kernel()`, the first of its functions that is no longer about where it lies.
     pub entry: Option<u64>,
     came: AtomicBool,
@@ -74,9 +83,9 @@ pub struct Placed {
 
 impl Placed {
     /// It has not come there yet in this boot.
-    pub fn new(offset: u64, entry: Option<u64>) -> Self {
+    pub fn new(base: Base, entry: Option<u64>) -> Self {
         Self {
-            offset,
+            base,
             entry,
             came: AtomicBool::new(false),
         }
@@ -106,8 +115,8 @@ pub trait Insight: Sync {
     /// The log.
     fn ring(&self) -> Result<String, String>;
 
-    /// How far its kernel lies above where it was linked; `None` if there is no such thing.
-    fn offset(&self) -> Option<Result<u64, String>>;
+    /// Where its kernel lies; `None` if it is none that moves itself.
+    fn base(&self) -> Option<Result<Base, String>>;
 }
 
 /// A crash note, whose program counter is called so.

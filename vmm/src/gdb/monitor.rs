@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use vmm_core::arm::{IntId, PhysicalAddress};
 
-use super::Telling;
 use super::target::{Error, Guest};
+use super::{Base, Telling};
 use crate::vcpu::{Register, System, Vcpu};
 
 const HELP: &str = "\
@@ -89,7 +89,7 @@ pub(super) fn command<V: Vcpu + 'static>(
 }
 
 fn kaslr<V: Vcpu + 'static>(guest: &Guest<'_, V>) -> Result<String, String> {
-    let Some(now) = guest.around.insight().offset() else {
+    let Some(now) = guest.around.insight().base() else {
         return Err("this guest does not move itself\n".to_owned());
     };
     let mut text = String::new();
@@ -101,11 +101,11 @@ fn kaslr<V: Vcpu + 'static>(guest: &Guest<'_, V>) -> Result<String, String> {
         let _ = writeln!(
             text,
             "{:#x} in another boot with this seed, {came}",
-            placed.offset
+            placed.base.offset
         );
     }
     match now {
-        Ok(offset) => {
+        Ok(Base { offset, .. }) => {
             let _ = writeln!(
                 text,
                 "{offset:#x} by VMCOREINFO: symbol-file vmlinux -o {offset:#x}"

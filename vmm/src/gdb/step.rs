@@ -22,6 +22,8 @@ pub(super) struct State {
 pub(super) struct Masked {
     before: State,
     effect: Effect,
+    /// Behind the last of its instructions.
+    behind: u64,
 }
 
 /// What an instruction has to do with the mask.
@@ -67,22 +69,107 @@ impl Effect {
     }
 }
 
-/// Whether it is a load exclusive (C4.1.94, "Load/store exclusive register" and "pair"): a step between it and its store would lose the
-/// reservation each time, and the loop around them never end.
-pub(super) fn is_load_exclusive(instruction: u32) -> bool {
-    instruction & 0x3f40_0000 == 0x0840_0000 && instruction & 1 << 23 == 0
+/// Instructions from a load exclusive to its store, which are one step: an exception between them would lose the reservation each time,
+/// and the loop around them never end (B2.17.5).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Exclusive {
+    /// Behind the store.
+    behind: u64,
+    /// Where it can be left: there, and where branches lead out of it.
+    pub(super) ways_out: Vec<u64>,
+}
+
+/// The most instructions between a load exclusive and its store that are looked through, as in gdb.
+const LONGEST: u64 = 16;
+
+impl Exclusive {
+    /// That which begins here, if one does.
+    pub(super) fn at<E>(
+        start: u64,
+        instruction: impl Fn(u64) -> Result<Option<u32>, E>,
+    ) -> Result<Option<Self>, E> {
+        // "Load/store exclusive pair", "Load/store exclusive register" (C4.1.94), whose bit 22 is L.
+        let exclusive = |i: u32| i & 0x3f80_0000 == 0x0800_0000;
+        let loads = |i: u32| i & 1 << 22 != 0;
+        if !(instruction(start)?).is_some_and(|i| exclusive(i) && loads(i)) {
+            return Ok(None);
+        }
+        let mut targets = Vec::new();
+        for pc in (1..=LONGEST).map(|more| start.wrapping_add(4 * more)) {
+            let Some(this) = instruction(pc)? else {
+                return Ok(None);
+            };
+            match Branch::of(this) {
+                Branch::To(distance) => targets.push(pc.wrapping_add_signed(distance)),
+                Branch::Anywhere => return Ok(None),
+                Branch::None if exclusive(this) && !loads(this) => {
+                    let behind = pc.wrapping_add(4);
+                    targets.push(behind);
+                    targets.retain(|target| !(start..behind).contains(target));
+                    targets.sort_unstable();
+                    targets.dedup();
+                    return Ok(Some(Self {
+                        behind,
+                        ways_out: targets,
+                    }));
+                }
+                Branch::None => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Where an instruction may lead to other than the next one.
+enum Branch {
+    None,
+    /// So many bytes on.
+    To(i64),
+    Anywhere,
+}
+
+impl Branch {
+    /// C4.1.93, "Branches, Exception Generating and System instructions".
+    fn of(instruction: u32) -> Self {
+        // An immediate counts instructions.
+        let immediate = |lowest: u32, bits: u32| {
+            let field = i64::from(instruction >> lowest & ((1 << bits) - 1));
+            let sign = 64 - bits;
+            Self::To((field << sign >> sign) * 4)
+        };
+        match instruction {
+            // B, and not BL: who calls something is no such sequence.
+            i if i >> 26 == 0b00_0101 => immediate(0, 26),
+            // B.cond, BC.cond; CBZ, CBNZ; TBZ, TBNZ.
+            i if i >> 24 == 0x54 => immediate(5, 19),
+            i if i & 0x7e00_0000 == 0x3400_0000 => immediate(5, 19),
+            i if i & 0x7e00_0000 == 0x3600_0000 => immediate(5, 14),
+            // BL; exceptions; branches to a register.
+            i if i >> 26 == 0b10_0101 || i >> 24 == 0xd4 || i >> 25 == 0x6b => Self::Anywhere,
+            _ => Self::None,
+        }
+    }
 }
 
 impl Masked {
     /// Begins it. Without an instruction (its page is not mapped) there is nothing to be looked out for but the fault.
     pub(super) fn begin(before: State, instruction: Option<u32>) -> Self {
         let effect = instruction.map_or(Effect::None, Effect::of);
-        Self { before, effect }
+        let behind = before.pc.wrapping_add(4);
+        Self {
+            before,
+            effect,
+            behind,
+        }
     }
 
-    /// Where the instruction is.
-    pub(super) fn began_at(&self) -> u64 {
-        self.before.pc
+    /// As [`begin`](Self::begin), of all of them.
+    pub(super) fn begin_exclusive(before: State, sequence: &Exclusive) -> Self {
+        Self {
+            before,
+            effect: Effect::None,
+            behind: sequence.behind,
+        }
     }
 
     /// Whether the instruction does nothing but wait: its step is to go past it.
@@ -100,13 +187,12 @@ impl Masked {
         let own = self.before.pstate & INTERRUPTS;
         let put_back = |state: u64| state & !INTERRUPTS | own;
         let mut repair = Repair::default();
-        let next = self.before.pc.wrapping_add(4);
         let vectors = self.before.vbar..self.before.vbar.wrapping_add(0x800);
         let excepted = vectors.contains(&after.pc)
-            && (after.elr == self.before.pc || after.elr == next)
+            && (self.before.pc..=self.behind).contains(&after.elr)
             && after.spsr & INTERRUPTS == INTERRUPTS
             && after.pstate & INTERRUPTS == INTERRUPTS
-            && after.pc != next;
+            && after.pc != self.behind;
         if excepted {
             repair.spsr = Some(put_back(after.spsr));
             return repair;
@@ -240,13 +326,72 @@ mod tests {
     }
 
     #[test]
-    fn waits_and_exclusive_loads_are_told() {
+    fn waits_are_told() {
         assert!(Masked::begin(BEFORE, Some(0xd503_207f)).waits());
         assert!(!Masked::begin(BEFORE, None).waits());
-        // ldxr w0, [x1]; ldaxp x0, x1, [x2]; stxr, ldar, ldr
-        assert!(is_load_exclusive(0x885f_7c20) && is_load_exclusive(0xc87f_8440));
-        for other in [0x8802_7c20, 0x88df_fc20, 0xb940_0020] {
-            assert!(!is_load_exclusive(other), "{other:#x}");
+    }
+
+    fn exclusive(text: &[u32]) -> Option<Exclusive> {
+        let instruction = |pc: u64| Ok::<_, ()>(text.get((pc - 0x1000) as usize / 4).copied());
+        Exclusive::at(0x1000, instruction).unwrap()
+    }
+
+    #[test]
+    fn a_sequence_ends_behind_its_store() {
+        // ldxr w0, [x1]; nop; stxr w2, w0, [x1]; cbnz w2, .-12
+        let counted = exclusive(&[0x885f_7c20, 0xd503_201f, 0x8802_7c20, 0x35ff_ffa2]);
+        let expected = Exclusive {
+            behind: 0x100c,
+            ways_out: vec![0x100c],
+        };
+        assert_eq!(counted, Some(expected));
+        // ldaxp x0, x1, [x2]; stlxp w3, x0, x1, [x2]
+        assert!(exclusive(&[0xc87f_8440, 0xc823_8440]).is_some());
+    }
+
+    #[test]
+    fn a_branch_out_of_it_ends_it_too() {
+        // ldaxr w0, [x1]; cbnz w0, .+20; tbz w0, #0, .+8; b.ne .-12; stxr w2, w0, [x1]: the third and fourth stay inside.
+        let tried = exclusive(&[
+            0x885f_fc20,
+            0x3500_00a0,
+            0x3600_0040,
+            0x54ff_ffa1,
+            0x8802_7c20,
+        ]);
+        let expected = Exclusive {
+            behind: 0x1014,
+            ways_out: vec![0x1014, 0x1018],
+        };
+        assert_eq!(tried, Some(expected));
+    }
+
+    #[test]
+    fn what_has_no_store_is_none() {
+        // ldar; stxr first; ldxr with nothing behind it, a ret, a bl, an svc.
+        assert_eq!(exclusive(&[0x88df_fc20, 0x8802_7c20]), None);
+        assert_eq!(exclusive(&[0x8802_7c20, 0x8802_7c20]), None);
+        assert_eq!(exclusive(&[0x885f_7c20]), None);
+        for other in [0xd65f_03c0, 0x9400_0001, 0xd400_0001] {
+            assert_eq!(exclusive(&[0x885f_7c20, other, 0x8802_7c20]), None);
         }
+        assert_eq!(
+            exclusive(&[[0x885f_7c20].as_slice(), &[0xd503_201f; 20]].concat()),
+            None
+        );
+    }
+
+    #[test]
+    fn a_sequence_that_faults_has_not_kept_the_mask() {
+        let sequence = exclusive(&[0x885f_7c20, 0xd503_201f, 0x8802_7c20]).unwrap();
+        let step = Masked::begin_exclusive(BEFORE, &sequence);
+        let faulted = State {
+            pc: 0x8200,
+            pstate: 0x3c5,
+            elr: 0x1008,
+            spsr: 0xc5,
+            ..BEFORE
+        };
+        assert_eq!(step.end(faulted, |_| 0).spsr, Some(0x5));
     }
 }

@@ -28,8 +28,8 @@ use vmm_core::inspect::TranslationRegisters;
 use super::arch::{A64, Reg};
 use super::memory::Translation;
 use super::monitor;
-use super::step::{Masked, State, is_load_exclusive};
-use super::{Around, DebugRegisters};
+use super::step::{Exclusive, Masked, State};
+use super::{Around, Base, DebugRegisters};
 use crate::conductor::{Debugged, Halt, Trap};
 use crate::vcpu::{Access, Owner, Register, Standing, System, Traps, Vcpu, Watched, Width};
 
@@ -71,6 +71,15 @@ struct Watch {
     length: u64,
     kind: WatchKind,
     words: Vec<Watched>,
+}
+
+/// A step that has begun.
+struct Step {
+    began_at: u64,
+    /// If interrupts are kept out of it.
+    masked: Option<Masked>,
+    /// Breakpoints end it, instead of the next instruction's trap.
+    ways_out: Vec<u64>,
 }
 
 /// The guest, all of whose vCPUs are out while a debugger looks at it.
@@ -115,11 +124,11 @@ impl<'a, V: Vcpu + 'static> Guest<'a, V> {
         }
     }
 
-    /// How far the kernel lies above where it was linked, as far as it is known.
-    fn offset(&self) -> Option<u64> {
+    /// Where the kernel lies, as far as it is known.
+    fn base(&self) -> Option<Base> {
         match self.around.placed() {
-            Some(placed) => Some(placed.offset),
-            None => self.around.insight().offset()?.ok(),
+            Some(placed) => Some(placed.base),
+            None => self.around.insight().base()?.ok(),
         }
     }
 
@@ -337,7 +346,8 @@ impl<'a, V: Vcpu + 'static> Guest<'a, V> {
                     let Some(step) = self.begin_step(vcpu)? else {
                         return Ok(self.stepped(vcpu)?.map(Some));
                     };
-                    self.set(vcpu, self.traps(true))?;
+                    let traps = self.traps_of(&step);
+                    self.set(vcpu, traps)?;
                     steps.push((vcpu, step));
                 }
             }
@@ -361,8 +371,8 @@ impl<'a, V: Vcpu + 'static> Guest<'a, V> {
             return Ok(Some(Some(MultiThreadStopReason::Exited(0))));
         }
         for (vcpu, step) in &steps {
-            if let Some(step) = step {
-                self.end_step(*vcpu, *step)?;
+            if let Some(masked) = step.masked {
+                self.end_step(*vcpu, masked)?;
             }
         }
         let (vcpu, trap) = match halt {
@@ -370,10 +380,9 @@ impl<'a, V: Vcpu + 'static> Guest<'a, V> {
             Halt::Shown(vcpu) => return Ok(Some(Some(trapped(tid(vcpu))))),
             Halt::Kept(vcpu) => {
                 // What it was trapped by came behind the instruction, or before it.
+                let pc = self.pc(vcpu)?;
                 let before = steps.iter().find(|(stepped, _)| *stepped == vcpu);
-                let before = before.and_then(|(_, step)| Some(step.as_ref()?.began_at()));
-                let pc = self.on(vcpu, |vcpu| vcpu.register(Register::Pc))? as u64;
-                return match before == Some(pc) {
+                return match before.is_some_and(|(_, step)| step.began_at == pc) {
                     true => Ok(None),
                     false => Ok(self.stepped(vcpu)?.map(Some)),
                 };
@@ -384,7 +393,11 @@ impl<'a, V: Vcpu + 'static> Guest<'a, V> {
         let stop = match trap {
             Trap::Stepped => return Ok(self.stepped(vcpu)?.map(Some)),
             Trap::Breakpoint => {
-                let pc = self.on(vcpu, |vcpu| vcpu.register(Register::Pc))? as u64;
+                let pc = self.pc(vcpu)?;
+                let step = steps.iter().find(|(stepped, _)| *stepped == vcpu);
+                if step.is_some_and(|(_, step)| step.ways_out.contains(&pc)) {
+                    return Ok(self.stepped(vcpu)?.map(Some));
+                }
                 if self.hard.contains(&pc) {
                     MultiThreadStopReason::HwBreak(tid)
                 } else {
@@ -405,25 +418,61 @@ impl<'a, V: Vcpu + 'static> Guest<'a, V> {
     }
 
     /// Masks interrupts for a step, unless they are to be let in. `None` if it was done without letting the vCPU in.
-    fn begin_step(&self, vcpu: usize) -> Result<Option<Option<Masked>>, Error> {
+    fn begin_step(&self, vcpu: usize) -> Result<Option<Step>, Error> {
         let state = self.state(vcpu)?;
         let instruction = self.instruction(vcpu, state.pc)?;
-        let step = Masked::begin(state, instruction);
-        if step.waits() {
+        let mut masked = Masked::begin(state, instruction);
+        if masked.waits() {
             let next = state.pc.wrapping_add(4);
             self.on(vcpu, move |vcpu| {
                 vcpu.set_register(Register::Pc, next.into())
             })?;
             return Ok(None);
         }
-        if self.step_irq {
-            return Ok(Some(None));
+        let mut step = Step {
+            began_at: state.pc,
+            masked: None,
+            ways_out: Vec::new(),
+        };
+        if let Some(sequence) = Exclusive::at(state.pc, |pc| self.instruction(vcpu, pc))?
+            && self.breakpoints_left(vcpu)? >= sequence.ways_out.len()
+        {
+            masked = Masked::begin_exclusive(state, &sequence);
+            step.ways_out = sequence.ways_out;
         }
-        let pstate = step.pstate();
-        self.on(vcpu, move |vcpu| {
-            vcpu.set_register(Register::Pstate, pstate.into())
-        })?;
-        Ok(Some(Some(step)))
+        if !self.step_irq {
+            let pstate = masked.pstate();
+            self.on(vcpu, move |vcpu| {
+                vcpu.set_register(Register::Pstate, pstate.into())
+            })?;
+            step.masked = Some(masked);
+        }
+        Ok(Some(step))
+    }
+
+    /// The breakpoints that a vCPU's debug registers still have room for.
+    fn breakpoints_left(&self, vcpu: usize) -> Result<usize, Error> {
+        let DebugRegisters {
+            breakpoints,
+            watchpoints,
+        } = self.limits;
+        let (left, _) = self.on(vcpu, move |vcpu| Ok(vcpu.left(breakpoints, watchpoints)))?;
+        Ok(left.saturating_sub(self.traps(false).breakpoints.len()))
+    }
+
+    fn traps_of(&self, step: &Step) -> Traps {
+        let mut traps = self.traps(step.ways_out.is_empty());
+        for way in &step.ways_out {
+            if !traps.breakpoints.contains(way) {
+                traps.breakpoints.push(*way);
+            }
+        }
+        traps
+    }
+
+    fn pc(&self, vcpu: usize) -> Result<u64, Error> {
+        let pc = self.on(vcpu, |vcpu| vcpu.register(Register::Pc))?;
+        Ok(pc as u64)
     }
 
     fn end_step(&self, vcpu: usize, step: Masked) -> Result<(), Error> {
@@ -455,15 +504,12 @@ impl<'a, V: Vcpu + 'static> Guest<'a, V> {
         })
     }
 
-    /// A step has ended: `None` if it goes on in its range. At a load exclusive it does not: the debugger knows how to get past it.
+    /// A step has ended: `None` if it goes on in its range.
     fn stepped(&self, vcpu: usize) -> Result<Option<MultiThreadStopReason<u64>>, Error> {
-        if let Action::Range(start, end) = self.action(vcpu) {
-            let pc = self.on(vcpu, |vcpu| vcpu.register(Register::Pc))? as u64;
-            if (start..end).contains(&pc)
-                && !(self.instruction(vcpu, pc)?).is_some_and(is_load_exclusive)
-            {
-                return Ok(None);
-            }
+        if let Action::Range(start, end) = self.action(vcpu)
+            && (start..end).contains(&self.pc(vcpu)?)
+        {
+            return Ok(None);
         }
         Ok(Some(trapped(tid(vcpu))))
     }
@@ -533,7 +579,7 @@ impl<V: Vcpu + 'static> Target for Guest<'_, V> {
     }
 
     fn support_section_offsets(&mut self) -> Option<SectionOffsetsOps<'_, Self>> {
-        self.offset().is_some().then_some(self)
+        self.base().is_some().then_some(self)
     }
 
     fn support_monitor_cmd(&mut self) -> Option<MonitorCmdOps<'_, Self>> {
@@ -840,7 +886,15 @@ impl<V: Vcpu + 'static> HwWatchpoint for Guest<'_, V> {
 
 impl<V: Vcpu + 'static> SectionOffsets for Guest<'_, V> {
     fn get_section_offsets(&mut self) -> Result<Offsets<u64>, Error> {
-        let offset = self.offset().unwrap_or(0);
+        let base = self.base();
+        // All segments move with the first one; by offsets only sections of three names do.
+        if let Some(text_seg) = base.and_then(|base| base.text) {
+            return Ok(Offsets::Segments {
+                text_seg,
+                data_seg: None,
+            });
+        }
+        let offset = base.map_or(0, |base| base.offset);
         Ok(Offsets::Sections {
             text: offset,
             data: offset,

@@ -287,9 +287,10 @@ fn place(
     };
     let placed = linux::place(guest, args.cpus, args.seed, watch);
     match &placed {
-        Ok(Some(gdb::Placed { offset, entry, .. })) => {
+        Ok(Some(gdb::Placed { base, entry, .. })) => {
             tell(&format!(
-                "it will lie {offset:#x} above where it was linked"
+                "it will lie {:#x} above where it was linked",
+                base.offset
             ));
             if waits && entry.is_none() {
                 tell("it has no symbols with it: nothing can wait at start_kernel");

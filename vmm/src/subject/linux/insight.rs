@@ -111,8 +111,14 @@ impl gdb::Insight for Insight {
         Ok(text)
     }
 
-    fn offset(&self) -> Option<Result<u64, String>> {
-        let found = Vmcoreinfo::find(&self.ram).and_then(|info| info.kernel_offset());
+    fn base(&self) -> Option<Result<gdb::Base, String>> {
+        let found = Vmcoreinfo::find(&self.ram).and_then(|info| {
+            let offset = info.kernel_offset()?;
+            let symbols = super::kaslr::symbols(&self.ram, &info);
+            let text = symbols.and_then(|symbols| symbols.address("_text"));
+            let text = text.ok().map(|at| at.0);
+            Ok(gdb::Base { offset, text })
+        });
         Some(found.map_err(|error| error.to_string()))
     }
 

@@ -8,7 +8,7 @@ use vmm_core::inspect::{InspectError, KernelSpace, Symbols, Vmcoreinfo};
 
 use super::run::Error;
 use crate::conductor::{self, Conductor, Stopper};
-use crate::gdb::Placed;
+use crate::gdb::{Base, Placed};
 use crate::kvm::KvmVcpu;
 use crate::machine::{Guest, Machine, PowerOff, Ram, Tally};
 
@@ -55,9 +55,18 @@ pub fn place<G>(
 }
 
 fn placed(ram: &Ram, info: &Vmcoreinfo) -> Result<Placed, InspectError> {
-    let offset = info.kernel_offset()?;
-    let symbols = KernelSpace::new(ram, info).and_then(|space| Symbols::read(&space, info));
-    // A kernel without its own symbols can't be stopped there, and is debugged all the same.
-    let entry = symbols.and_then(|symbols| symbols.address("start_kernel"));
-    Ok(Placed::new(offset, entry.ok().map(|at| at.0)))
+    // A kernel without its own symbols can't be stopped at them, and is debugged all the same.
+    let symbols = symbols(ram, info).ok();
+    let address = |name| Some(symbols.as_ref()?.address(name).ok()?.0);
+    let base = Base {
+        offset: info.kernel_offset()?,
+        text: address("_text"),
+    };
+    Ok(Placed::new(base, address("start_kernel")))
+}
+
+/// The symbols that a kernel has with it.
+pub(super) fn symbols(ram: &Ram, info: &Vmcoreinfo) -> Result<Symbols, InspectError> {
+    let space = KernelSpace::new(ram, info)?;
+    Symbols::read(&space, info)
 }

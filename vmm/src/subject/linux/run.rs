@@ -281,9 +281,9 @@ fn follow(
     };
     if let Some(placed) = parts.placed {
         let offset = kernel.info.kernel_offset()?;
-        if offset != placed.offset {
+        if offset != placed.base.offset {
             return Err(Error::Elsewhere {
-                before: placed.offset,
+                before: placed.base.offset,
                 now: offset,
             });
         }

@@ -78,7 +78,7 @@ impl gdb::Insight for Insight {
         Ok(text)
     }
 
-    fn offset(&self) -> Option<Result<u64, String>> {
+    fn base(&self) -> Option<Result<gdb::Base, String>> {
         None
     }
 
