@@ -1,8 +1,8 @@
 //! A debugger's hold on all vCPUs.
 
-use std::sync::mpsc;
+use std::sync::{PoisonError, mpsc};
 
-use super::{Conductor, Halt, Quiesced, Trap};
+use super::{Conductor, GoesOn, Halt, Quiesced, Trap};
 use crate::vcpu::Vcpu;
 
 impl<V: Vcpu + 'static> Conductor<V> {
@@ -57,10 +57,24 @@ impl<V: Vcpu + 'static> Debugged<'_, V> {
         self.conductor.threads.len()
     }
 
-    /// Lets these vCPUs go on, of which some take a step each, until one of them is trapped for the debugger, somebody
-    /// [asks](Conductor::ask_back) or the run ends; all are out of the guest then, with no access pending.
-    pub fn run(&self, vcpus: &[usize], steps: &[usize]) -> Halt<Trap> {
-        self.conductor.gate.run_until_halt(vcpus, steps)
+    /// Lets these vCPUs go on, of which some take steps, until one of them is trapped for the debugger, and does not go on at once,
+    /// somebody [asks](Conductor::ask_back) or the run ends; all are out of the guest then, with no access pending.
+    pub fn run(&self, vcpus: &[usize], steps: Vec<(usize, GoesOn<V>)>) -> Halt<Trap> {
+        let set = |vcpu: usize, goes_on| {
+            let mut steps = self.conductor.steps[vcpu]
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            *steps = goes_on;
+        };
+        let stepping: Vec<usize> = steps.iter().map(|(vcpu, _)| *vcpu).collect();
+        for (vcpu, goes_on) in steps {
+            set(vcpu, Some(goes_on));
+        }
+        let halt = self.conductor.gate.run_until_halt(vcpus, &stepping);
+        for vcpu in stepping {
+            set(vcpu, None);
+        }
+        halt
     }
 
     /// Whether a vCPU would stay where it is if it were let go on alone: it is held, or it is not its turn.

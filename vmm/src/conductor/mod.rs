@@ -9,7 +9,7 @@ mod gate;
 mod sync;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 pub use debug::Debugged;
@@ -67,6 +67,10 @@ pub enum Trap {
 }
 
 type Job<V> = Box<dyn FnOnce(&mut V) + Send>;
+/// What a vCPU that a debugger has take steps does when it is trapped for it: goes on at once, or is out. On its own thread.
+pub type GoesOn<V> = Box<dyn FnMut(&mut V, Trap) -> Result<bool, <V as Vcpu>::Error> + Send>;
+/// That of each vCPU, if it has any.
+type Steps<V> = Vec<sync::Mutex<Option<GoesOn<V>>>>;
 type Shared<V> = Gate<Job<V>, Trap, End<<V as Vcpu>::Error>>;
 
 /// What the conductor's own work can meet.
@@ -89,6 +93,7 @@ pub enum Error {
 /// However it goes away, the threads are told to leave, and joined.
 pub struct Conductor<V: Vcpu + 'static> {
     gate: Arc<Shared<V>>,
+    steps: Arc<Steps<V>>,
     threads: Vec<sync::thread::JoinHandle<()>>,
 }
 
@@ -100,16 +105,20 @@ impl<V: Vcpu + 'static> Conductor<V> {
     {
         let mut conductor = Self {
             gate: Arc::new(Gate::new(vcpus.len())),
+            steps: Arc::new(vcpus.iter().map(|_| sync::Mutex::default()).collect()),
             threads: Vec::new(),
         };
         for (seat, vcpu) in vcpus.into_iter().enumerate() {
             let gate = Arc::clone(&conductor.gate);
+            let steps = Arc::clone(&conductor.steps);
             let bus = Arc::clone(bus);
             let started = sync::thread::Builder::new()
                 .name(format!("vcpu{seat}"))
                 .spawn(move || {
                     // A panic of ours must not leave the conductor waiting for this seat.
-                    let caught = catch_unwind(AssertUnwindSafe(|| drive(seat, vcpu, &bus, &gate)));
+                    let caught = catch_unwind(AssertUnwindSafe(|| {
+                        drive(seat, vcpu, &bus, &gate, &steps[seat])
+                    }));
                     if caught.is_err() {
                         gate.end(End::Panicked);
                     }
@@ -278,7 +287,13 @@ impl<V: Vcpu + 'static> Stopper<V> {
 }
 
 /// The life of a vCPU's thread.
-fn drive<D: Detached>(seat: usize, vcpu: D, bus: &Bus, gate: &Shared<D::Vcpu>) {
+fn drive<D: Detached>(
+    seat: usize,
+    vcpu: D,
+    bus: &Bus,
+    gate: &Shared<D::Vcpu>,
+    steps: &sync::Mutex<Option<GoesOn<D::Vcpu>>>,
+) {
     let (mut vcpu, kick) = vcpu.attach();
     gate.sit(seat, Box::new(kick));
     let mut entry = Entry::Continue;
@@ -354,6 +369,13 @@ fn drive<D: Detached>(seat: usize, vcpu: D, bus: &Bus, gate: &Shared<D::Vcpu>) {
         };
         let step = step.and_then(|()| match trap {
             Some(Trap::Off) => vcpu.power_off(),
+            Some(trap) if of.debugger => {
+                let mut steps = steps.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(goes_on) = &mut *steps {
+                    of.debugger = !goes_on(&mut vcpu, trap)?;
+                }
+                Ok(())
+            }
             _ => Ok(()),
         });
         if let Err(error) = step {

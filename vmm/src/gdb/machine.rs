@@ -1,5 +1,7 @@
 //! A machine of KVM around its vCPUs, as a debugger sees it.
 
+use std::sync::Arc;
+
 use vmm_core::arm::{Mpidr, PhysicalAddress};
 use vmm_core::inspect::OutsideOfRam;
 
@@ -63,6 +65,7 @@ impl Debugging<'_> {
             conductor.await_debugger();
         }
         let around = Debuggee {
+            ram: Arc::new(machine.ram.clone()),
             machine,
             telling: self.telling,
         };
@@ -73,13 +76,14 @@ impl Debugging<'_> {
 
 /// A machine, and what moves its vCPUs.
 struct Debuggee<'a> {
+    ram: Arc<dyn super::Ram>,
     machine: Surroundings<'a>,
     telling: Option<&'a dyn Telling>,
 }
 
 impl Around for Debuggee<'_> {
-    fn ram(&self) -> &dyn super::Ram {
-        &self.machine.ram
+    fn ram(&self) -> &Arc<dyn super::Ram> {
+        &self.ram
     }
 
     fn stop_time(&self) {

@@ -3,8 +3,10 @@
 use vmm_core::arm::{KernelVa, PhysicalAddress};
 use vmm_core::inspect::{InspectError, Memory, OutsideOfRam, TranslationRegisters};
 
+use crate::vcpu::{Register, System, Vcpu};
+
 /// Memory that can be written too.
-pub trait Ram: Memory {
+pub trait Ram: Memory + Send + Sync {
     /// Writes the bytes from `at` on, all of them or none; the guest executes what then stands there.
     fn write(&self, at: PhysicalAddress, bytes: &[u8]) -> Result<(), OutsideOfRam>;
 }
@@ -28,7 +30,24 @@ pub(super) enum Error {
 /// The least that any granule maps.
 const PAGE: u64 = 4096;
 
+/// `SCTLR_EL1.M`, the MMU.
+const MMU: u64 = 1;
+
 impl Translation {
+    /// How this vCPU does.
+    pub(super) fn of_vcpu<V: Vcpu>(vcpu: &mut V) -> Result<Self, V::Error> {
+        let mut read = |system| Ok(vcpu.register(Register::System(system))? as u64);
+        let tables = match read(System::SctlrEl1)? & MMU {
+            0 => None,
+            _ => Some(TranslationRegisters {
+                ttbr0: read(System::Ttbr0El1)?,
+                ttbr1: read(System::Ttbr1El1)?,
+                tcr: read(System::TcrEl1)?,
+            }),
+        };
+        Ok(Self { tables })
+    }
+
     /// Where an address leads, and how many bytes from there on belong together.
     fn of(self, ram: &dyn Ram, va: u64) -> Result<(PhysicalAddress, u64), Error> {
         let Some(tables) = self.tables else {

@@ -15,6 +15,7 @@ mod session;
 mod step;
 mod target;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vmm_core::evidence::{Note, NoteState};
@@ -37,7 +38,7 @@ pub struct DebugRegisters {
 /// What of a machine is around its vCPUs.
 pub trait Around: Sync {
     /// Its memory.
-    fn ram(&self) -> &dyn Ram;
+    fn ram(&self) -> &Arc<dyn Ram>;
 
     /// Its counter stands still from here on, where the host can do that: a kernel that is looked at for minutes shall not find its CPUs
     /// locked up. All vCPUs are out of the guest.

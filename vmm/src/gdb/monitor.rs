@@ -162,7 +162,7 @@ fn physical<V: Vcpu + 'static>(guest: &Guest<'_, V>, address: &str, bytes: &str)
         return wrong(bytes);
     };
     let mut data = vec![0; length as usize];
-    if let Err(outside) = guest.around.ram().read(PhysicalAddress(at), &mut data) {
+    if let Err(outside) = guest.ram().read(PhysicalAddress(at), &mut data) {
         return format!("{outside}\n");
     }
     let mut text = String::new();
