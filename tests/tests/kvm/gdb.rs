@@ -22,6 +22,8 @@ pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
         }),
         lab.trial("gdb::two_seeds_are_two_offsets", two_seeds),
         lab.trial("gdb::a_kernel_is_had_when_it_is_placed", placed),
+        lab.trial("gdb::lldb_on_the_payload", lldb_on_the_payload),
+        lab.trial("gdb::lldb_on_linux", lldb_on_linux),
         lab.trial("gdb::one_debugger_at_a_time", one_at_a_time),
         lab.trial("gdb::rubbish_and_hanging_up_do_no_harm", rubbish),
         alone("gdb::other_machines_only_if_it_is_said", other_machines),
@@ -223,6 +225,90 @@ fn placed(lab: &Lab) {
     let said = said(folder.path(), &["info symbol $pc", "print $SCTLR_EL1 & 1"]);
     assert!(said.contains("start_kernel in section"), "{said}");
     assert!(said.contains("$1 = 1"), "{said}");
+    Guest::Linux.wait_until_it_runs(&mut running);
+    running.signal(Signal::TERM);
+    running.end().exits(143);
+}
+
+/// What LLDB says to these commands, and that it has come to the last one: an error ends a batch.
+fn lldb_said(at: &Path, symbols: &Path, commands: &[&str]) -> String {
+    let connect = format!(
+        "process connect --plugin gdb-remote unix-connect://{}",
+        at.join("gdb").display()
+    );
+    let first = ["--no-lldbinit", "--batch", symbols.to_str().unwrap()];
+    let commands = [&connect]
+        .into_iter()
+        .map(String::as_str)
+        .chain(commands.iter().copied());
+    let commands = commands
+        .chain(["detach"])
+        .flat_map(|command| ["-o", command]);
+    let outcome = Vmm::at(Path::new("lldb"), first.into_iter().chain(commands)).run();
+    outcome.exits(0).says("detached").stdout
+}
+
+#[track_caller]
+fn has(said: &str, words: &[&str]) {
+    for words in words {
+        assert!(said.contains(words), "{words:?} is not in\n{said}");
+    }
+}
+
+/// Threads, registers, memory, a breakpoint that another vCPU comes to, a step, a watchpoint and `monitor`.
+fn lldb_on_the_payload(lab: &Lab) {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut running, symbols) = start(lab, folder.path(), Guest::Payload, &[]);
+    Guest::Payload.wait_until_it_runs(&mut running);
+    let commands = [
+        "thread list",
+        "register read x0 sp pc cpsr v31 VBAR_EL1",
+        "register write x9 0x77",
+        "register read x9",
+        "breakpoint set -r ::turn$ -x 4",
+        "continue",
+        "breakpoint delete -f",
+        "thread step-inst",
+        "register read pc",
+        "watchpoint set expression -w write -s 8 -- $sp-16",
+        "continue",
+        "watchpoint delete -f",
+        "process plugin packet monitor time",
+    ];
+    let said = lldb_said(folder.path(), &symbols, &commands);
+    let told = [
+        "  thread #4: tid = 0x0004",
+        "VBAR_EL1 = 0x000000004020",
+        "x9 = 0x0000000000000077",
+        "* thread #4, stop reason = breakpoint 1.1",
+        "* thread #4, stop reason = instruction step into",
+        "guest::debuggee::turn + 4",
+        "* thread #4, stop reason = watchpoint 1",
+        "CPU 3: CNTVCT_EL0 0x",
+    ];
+    has(&said, &told);
+    running.signal(Signal::TERM);
+    running.end().exits(143);
+}
+
+/// Its symbols, wherever it lies.
+fn lldb_on_linux(lab: &Lab) {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut running, symbols) = start(lab, folder.path(), Guest::Linux, &["--gdb-wait"]);
+    running.wait_for_complaint("debuggers connect to");
+    let commands = [
+        "breakpoint set -H -n start_kernel",
+        "continue",
+        "breakpoint delete -f",
+        "thread step-inst",
+        "thread list",
+    ];
+    let said = lldb_said(folder.path(), &symbols, &commands);
+    let told = [
+        "vmlinux`start_kernel:\n->",
+        "vmlinux`start_kernel + 4, stop reason = instruction step into",
+    ];
+    has(&said, &told);
     Guest::Linux.wait_until_it_runs(&mut running);
     running.signal(Signal::TERM);
     running.end().exits(143);

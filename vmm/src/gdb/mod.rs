@@ -6,6 +6,7 @@
 //! does not end in an interrupt's vector (`step`), and the words behind `monitor`.
 
 mod arch;
+mod dialect;
 #[cfg(target_arch = "aarch64")]
 mod machine;
 mod memory;

@@ -15,6 +15,7 @@ use gdbstub::stub::{DisconnectReason, GdbStub, GdbStubError, MultiThreadStopReas
 use rustix::event::{EventfdFlags, eventfd};
 use signal_hook::consts::SIGTERM;
 
+use super::dialect::Dialect;
 use super::place::{Client, receive};
 use super::target::{Error, Guest, interrupted};
 use super::{Around, DebugRegisters, Listener};
@@ -139,6 +140,7 @@ impl<'s, V: Vcpu + 'static> Server<'s, V> {
             let mut guest = Guest::new(self.conductor.debug(), self.around, self.limits);
             let mut inbox = Inbox {
                 told,
+                dialect: Dialect::default(),
                 bytes: VecDeque::new(),
             };
             let ended = self.converse(wire, &mut guest, &mut inbox, &running);
@@ -181,7 +183,10 @@ impl<'s, V: Vcpu + 'static> Server<'s, V> {
         loop {
             machine = match machine {
                 GdbStubStateMachine::Idle(stub) => match inbox.wait() {
-                    Ok(byte) => stub.incoming_data(guest, byte)?,
+                    Ok(byte) => {
+                        guest.segments_by_distance = inbox.dialect.is_lldb();
+                        stub.incoming_data(guest, byte)?
+                    }
                     Err(_) => return Ok(()),
                 },
                 GdbStubStateMachine::Running(stub) => {
@@ -233,6 +238,7 @@ impl From<GdbStubError<Error, io::Error>> for Broken {
 /// What a debugger has sent.
 struct Inbox {
     told: Receiver<Event>,
+    dialect: Dialect,
     bytes: VecDeque<u8>,
 }
 
@@ -268,6 +274,7 @@ impl Inbox {
     fn take(&mut self, event: Event) -> Result<(), End> {
         match event {
             Event::Bytes(bytes) => {
+                let bytes = bytes.into_iter().flat_map(|byte| self.dialect.hear(byte));
                 self.bytes.extend(bytes);
                 Ok(())
             }

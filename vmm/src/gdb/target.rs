@@ -63,6 +63,8 @@ pub(super) struct Guest<'a, V: Vcpu + 'static> {
     pub(super) held: BTreeSet<usize>,
     /// Whether a step lets interrupts in.
     pub(super) step_irq: bool,
+    /// Whether the debugger takes a segment's address for how far it has moved.
+    pub(super) segments_by_distance: bool,
 }
 
 impl<'a, V: Vcpu + 'static> Guest<'a, V> {
@@ -85,6 +87,7 @@ impl<'a, V: Vcpu + 'static> Guest<'a, V> {
             set: vec![Traps::default(); vcpus],
             held: BTreeSet::new(),
             step_irq: false,
+            segments_by_distance: false,
         }
     }
 
@@ -311,8 +314,10 @@ impl<V: Vcpu + 'static> SingleRegisterAccess<Tid> for Guest<'_, V> {
 impl<V: Vcpu + 'static> SectionOffsets for Guest<'_, V> {
     fn get_section_offsets(&mut self) -> Result<Offsets<u64>, Error> {
         let base = self.base();
-        // All segments move with the first one; by offsets only sections of three names do.
-        if let Some(text_seg) = base.and_then(|base| base.text) {
+        // All segments move with the first one; by offsets gdb moves only sections of three names.
+        if let Some(text_seg) = base.and_then(|base| base.text)
+            && !self.segments_by_distance
+        {
             return Ok(Offsets::Segments {
                 text_seg,
                 data_seg: None,
