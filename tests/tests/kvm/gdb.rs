@@ -171,9 +171,11 @@ fn when_stopped(lab: &Lab, guest: Guest) -> BTreeSet<u8> {
 }
 
 /// gdb, which asks nobody and reads nobody's settings.
-fn gdb<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Vmm {
-    let arguments = ["-batch", "-nx"].into_iter().chain(arguments);
-    Vmm::at(Path::new("gdb-multiarch"), arguments)
+pub(crate) fn gdb<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Vmm {
+    // What comes from the stub is on standard error; in what order with the rest matters.
+    let script = "exec gdb-multiarch -batch -nx \"$@\" 2>&1";
+    let arguments = ["-c", script, "gdb"].into_iter().chain(arguments);
+    Vmm::at(Path::new("sh"), arguments)
 }
 
 /// What gdb says to these commands, with the symbols of the kernel that Linux is here.
@@ -182,8 +184,7 @@ fn said(at: &Path, commands: &[&str]) -> String {
     let connect = format!("target remote {}", at.join("gdb").display());
     let first = [vmlinux.to_str().unwrap(), "-ex", &connect];
     let rest = commands.iter().flat_map(|command| ["-ex", command]);
-    let outcome = gdb(first.into_iter().chain(rest)).run().exits(0);
-    outcome.stdout + &outcome.stderr
+    gdb(first.into_iter().chain(rest)).run().exits(0).stdout
 }
 
 /// Whose symbols are known before its first instruction, whatever it has drawn.

@@ -4,6 +4,7 @@
 
 mod boot;
 mod console;
+mod debugging;
 mod errors;
 mod gdb;
 mod hostile;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
     let shared = SharedLab::default();
     let mut trials = boot::trials(&shared);
     trials.extend(console::trials(&shared));
+    trials.extend(debugging::trials(&shared));
     trials.extend(errors::trials(&shared));
     trials.extend(gdb::trials(&shared));
     trials.extend(hostile::trials(&shared));

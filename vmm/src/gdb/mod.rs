@@ -19,6 +19,7 @@ mod target;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use vmm_core::arm::CpuSet;
 use vmm_core::evidence::{Note, NoteState};
 
 #[cfg(target_arch = "aarch64")]
@@ -119,6 +120,14 @@ pub trait Insight: Sync {
 
     /// Where its kernel lies; `None` if it is none that moves itself.
     fn base(&self) -> Option<Result<Base, String>>;
+}
+
+/// A set of CPUs.
+pub fn cpus(set: &CpuSet) -> String {
+    match set.is_empty() {
+        true => "none".to_owned(),
+        false => set.to_string(),
+    }
 }
 
 /// A crash note, whose program counter is called so.

@@ -71,12 +71,12 @@ impl gdb::Insight for Insight {
 
     fn stop_mask(&self) -> Result<String, String> {
         let kernel = self.kernel()?;
-        let online = or_unknown(kernel.online(), |online| online.to_string())?;
+        let online = or_unknown(kernel.online(), |online| gdb::cpus(&online))?;
         let counted = or_unknown(kernel.online_count(), |count| count.to_string())?;
         let mut text = format!("online: {online}, counted: {counted}\n");
         let facts = kernel.stop().map_err(|error| error.to_string())?;
         let words = [
-            ("stop_mask", facts.stop_mask.map(|mask| mask.to_string())),
+            ("stop_mask", facts.stop_mask.map(|mask| gdb::cpus(&mask))),
             (
                 "waiting_for_crash_ipi",
                 facts.waiting_for_crash_ipi.map(|count| count.to_string()),

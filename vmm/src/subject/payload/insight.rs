@@ -54,7 +54,7 @@ impl gdb::Insight for Insight {
 
     fn stop_mask(&self) -> Result<String, String> {
         let statics = &self.image.statics;
-        let mask = |at| CpuSet::from_bits(self.ram.0.long(at));
+        let mask = |at| gdb::cpus(&CpuSet::from_bits(self.ram.0.long(at)));
         Ok(format!(
             "online: {}, counted: {}\nstop mask: {}\nacks to come: {}\n",
             mask(statics.online_mask),
