@@ -9,13 +9,19 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let mut files = Files::new();
     let mut rest = bytes;
     for name in &NAMES[1..] {
-        let end = rest.windows(2).position(|two| two == [0xff, b'\n']).unwrap_or(rest.len());
+        let end = rest
+            .windows(2)
+            .position(|two| two == [0xff, b'\n'])
+            .unwrap_or(rest.len());
         files.insert((*name).to_owned(), rest[..end].to_vec());
         rest = rest.get(end + 2..).unwrap_or_default();
     }
     Evidence::seal(&mut files);
     if let Ok(evidence) = Evidence::from_files(&files) {
         vmm_core::oracle::judge(&evidence);
-        assert_eq!(Evidence::from_files(&evidence.to_files()).expect("it reads its own files"), evidence);
+        assert_eq!(
+            Evidence::from_files(&evidence.to_files()).expect("it reads its own files"),
+            evidence
+        );
     }
 });

@@ -5,6 +5,9 @@ use vmm_core::scenario::Scenario;
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
     if let Ok(scenario) = Scenario::parse("fuzz", text) {
-        assert_eq!(Scenario::parse("printed", &scenario.to_string()), Ok(scenario));
+        assert_eq!(
+            Scenario::parse("printed", &scenario.to_string()),
+            Ok(scenario)
+        );
     }
 });

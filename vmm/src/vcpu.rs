@@ -3,7 +3,7 @@
 //! Two implementations stand below it from the first day: KVM's (`kvm`, arm64 only) and a scripted one for tests,
 //! so that the conductor, the bus and what stands on them are tested on any machine.
 
-#[cfg(all(test, not(feature = "shuttle")))]
+#[cfg(any(all(test, not(feature = "shuttle")), feature = "fuzzing"))]
 pub(crate) mod scripted;
 
 use std::fmt;

@@ -27,6 +27,8 @@ pub use machine::{Debugging, ServeError, Surroundings};
 pub use memory::Ram;
 pub use place::{Client, Entrance, Listener, READY, Where, receive};
 pub use session::serve;
+#[cfg(feature = "fuzzing")]
+pub use session::{RAM, fuzz};
 
 /// How many debug registers each vCPU has.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -157,7 +157,7 @@ impl Listener {
             Self::Unix(listener) => listener.socket().accept()?.0.into(),
             Self::Lent(listener) => listener.accept()?.0.into(),
         };
-        Ok(Client(stream.into()))
+        Ok(Client::new(stream.into()))
     }
 }
 
@@ -200,6 +200,10 @@ impl AsFd for Listener {
 pub struct Client(File);
 
 impl Client {
+    pub(super) fn new(stream: File) -> Self {
+        Self(stream)
+    }
+
     /// The stream to and from it.
     pub fn stream(&self) -> io::Result<File> {
         self.0.try_clone()

@@ -1,5 +1,8 @@
 //! Debuggers come and go: one at a time has the guest.
 
+#[cfg(feature = "fuzzing")]
+mod fuzz;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -9,6 +12,8 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+#[cfg(feature = "fuzzing")]
+pub use fuzz::{RAM, fuzz};
 use gdbstub::conn::Connection;
 use gdbstub::stub::state_machine::GdbStubStateMachine;
 use gdbstub::stub::{DisconnectReason, GdbStub, GdbStubError, MultiThreadStopReason};

@@ -18,6 +18,7 @@ pub(crate) enum Act {
     /// The host fails.
     Fail,
     /// Our code panics.
+    #[cfg(test)]
     Panic,
 }
 
@@ -104,6 +105,7 @@ impl Vcpu for Scripted {
         match self.script.acts.pop_front().unwrap_or(Act::Stay) {
             Act::Leave(exit) => Ok(exit),
             Act::Fail => Err(ScriptedFailure),
+            #[cfg(test)]
             Act::Panic => panic!("the script says so"),
             Act::Stay => {
                 self.script.seen.stays.fetch_add(1, Ordering::SeqCst);
