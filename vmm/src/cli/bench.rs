@@ -12,6 +12,8 @@ mod memory;
 mod quiesce;
 #[cfg(target_arch = "aarch64")]
 mod run;
+#[cfg(target_arch = "aarch64")]
+mod stub;
 #[cfg(any(target_arch = "aarch64", test))]
 mod table;
 

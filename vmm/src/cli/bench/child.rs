@@ -85,20 +85,24 @@ impl Running {
     }
 
     fn silence(&mut self, words: &str) -> String {
+        let (said, complaints) = (self.said(), self.complaints());
+        format!(
+            "{} did not say {words:?}, but\n{said}\nand complained:\n{complaints}",
+            self.program,
+        )
+    }
+
+    /// All that it has complained of so far.
+    pub(super) fn complaints(&mut self) -> String {
         let mut complaints = Vec::new();
         let read = self
             .complaints
             .rewind()
             .and_then(|()| self.complaints.read_to_end(&mut complaints));
-        let complaints = match read {
+        match read {
             Ok(_) => String::from_utf8_lossy(&complaints).into_owned(),
             Err(error) => error.to_string(),
-        };
-        format!(
-            "{} did not say {words:?}, but\n{}\nand complained:\n{complaints}",
-            self.program,
-            self.said()
-        )
+        }
     }
 
     /// Reads what there is; `None` when patience has run out.

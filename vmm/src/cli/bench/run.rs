@@ -1,5 +1,6 @@
 //! All figures, ours and the peer's in turn: A B A B, so that whatever else loads the machine loads both.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::table::{Figure, Table};
-use super::{All, Args, GUEST_MEMORY, What, bare, child, memory, quiesce};
+use super::{All, Args, GUEST_MEMORY, What, bare, child, memory, quiesce, stub};
 use crate::cli::Exit;
 use child::Running;
 
@@ -23,6 +24,11 @@ pub(in crate::cli) enum Error {
     Child(#[from] child::Error),
     #[error(transparent)]
     Quiesce(#[from] quiesce::Error),
+    #[error("{why}; the VMM complained:\n{complaints}")]
+    Stub {
+        why: stub::Error,
+        complaints: String,
+    },
     #[error("cannot make the file of a guest: {0}")]
     Guest(io::Error),
     #[error("cannot tell how much memory process {process} has: {source}")]
@@ -155,6 +161,12 @@ struct Bench<'a> {
 /// How often the vCPUs are brought out of the guest in a run.
 const QUIESCES: usize = 10;
 
+/// How often a debugger's stub is asked for something.
+const ANSWERS: u32 = 500;
+
+/// The turns of a loop that it steps through.
+const TURNS: u32 = 2000;
+
 /// A scenario of 4 CPUs all of which stop at once, so that nothing of it is the kernel's own waiting.
 const VERDICT: &str = "idle-crash";
 
@@ -200,6 +212,26 @@ impl<'a> Bench<'a> {
                 self.quiesce(figure, vcpus)
             })?;
         }
+        take(Figure::new("debugger: a register read", "1/s"), &|figure| {
+            self.compare(figure, &|by| {
+                self.debugged(by, |debugger| debugger.round_trips(ANSWERS))
+            })
+        })?;
+        take(Figure::new("debugger: a step", "1/s"), &|figure| {
+            self.compare(figure, &|by| {
+                self.debugged(by, |debugger| debugger.steps(ANSWERS))
+            })
+        })?;
+        take(
+            Figure::new("debugger: a step within a range", "1/s").should_be("at least 1000"),
+            &|mut figure| {
+                for _ in 0..self.args.runs {
+                    let rate = self.debugged(By::Us, |debugger| debugger.range(TURNS));
+                    figure.ours.push(rate?);
+                }
+                Ok(figure)
+            },
+        )?;
         for (cpus, options, name) in [
             (1, "", "Linux to user space, 1 vCPU"),
             (1, "quiet ", "Linux to user space, 1 vCPU, quiet"),
@@ -369,6 +401,38 @@ impl<'a> Bench<'a> {
         let mut figures = vec![whole];
         figures.extend(parts);
         Ok(figures)
+    }
+
+    /// What a debugger measures of a guest that stands before its first instruction.
+    fn debugged(
+        &self,
+        by: By<'_>,
+        measure: impl FnOnce(&mut stub::Debugger) -> Result<f64, stub::Error>,
+    ) -> Result<f64, Error> {
+        let boot = Boot {
+            kernel: &self.say.path(),
+            flat: true,
+            initrd: None,
+            cmdline: "",
+            cpus: 1,
+        };
+        let socket = env::temp_dir().join(format!("vmm-bench-{}", std::process::id()));
+        let place = format!("unix:{}", socket.display());
+        let mut command = boot.command(by);
+        match by {
+            By::Us => command.args(["--gdb", &place, "--gdb-wait"]),
+            By::Peer(_) => command.args(["-gdb", &format!("{place},server=on,wait=off"), "-S"]),
+        };
+        let mut guest = Running::start(command)?;
+        let measured = stub::Debugger::at(&socket).and_then(|mut debugger| measure(&mut debugger));
+        let measured = measured.map_err(|why| Error::Stub {
+            why,
+            complaints: guest.complaints(),
+        })?;
+        drop(guest);
+        // Who was killed could not remove it.
+        fs::remove_file(&socket).map_err(Error::Guest)?;
+        Ok(measured)
     }
 
     fn resident(&self, by: By<'_>) -> Result<f64, Error> {
