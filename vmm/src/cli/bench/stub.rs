@@ -52,6 +52,8 @@ impl Debugger {
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut debugger = Self(stream);
         debugger.must("?", "T05")?;
+        // QEMU lets nobody set a register who has not asked what there is.
+        debugger.must("qXfer:features:read:target.xml:0,40", "m")?;
         Ok(debugger)
     }
 
