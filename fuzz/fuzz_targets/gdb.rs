@@ -45,9 +45,24 @@ enum Word {
     Info(u8),
 }
 
-const COMMANDS: [&str; 16] = [
-    "", "help", "hold", "release", "step-irq", "phys", "gic", "ipi", "kaslr", "lock", "stopmask",
-    "notes", "ring", "trace", "schedule", "time",
+const COMMANDS: [&str; 17] = [
+    "",
+    "help",
+    "hold",
+    "hold 1 spin",
+    "release",
+    "step-irq",
+    "phys",
+    "gic",
+    "ipi",
+    "kaslr",
+    "lock",
+    "stopmask",
+    "notes",
+    "ring",
+    "trace",
+    "schedule",
+    "time",
 ];
 
 const INFOS: [&str; 7] = [

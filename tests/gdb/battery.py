@@ -329,6 +329,8 @@ def a_step_over_svc_and_a_faulting_load_keeps_the_mask_out_of_spsr():
         return try_it
 
     with_instruction(0xD4000001, faults(4))
+    # A BRK of the guest's own.
+    with_instruction(0xD4200020, faults(0))
     x1 = value("$x1")
     run("set $x1 = 0x7fff0000")
     with_instruction(0xF9400021, faults(0))
@@ -361,6 +363,24 @@ def a_step_over_what_touches_the_mask_sees_none_of_it():
 
     # msr daifclr, #2
     with_instruction(0xD50342FF, clears)
+
+    def decides(at, flags):
+        run("set $x1 = 0x80")
+        run("stepi")
+        assert value("$cpsr") & 0x3C0 == 0x80, hex(value("$cpsr"))
+
+    # msr daif, x1
+    with_instruction(0xD51B4221, decides)
+
+    def returns(at, flags):
+        run(f"set $ELR_EL1 = {at + 4:#x}")
+        run(f"set $SPSR_EL1 = {flags & ~0x3C0 | 0x40:#x}")
+        run("stepi")
+        assert pc() == at + 4
+        assert value("$cpsr") & 0x3C0 == 0x40, hex(value("$cpsr"))
+
+    # eret
+    with_instruction(0xD69F03E0, returns)
     run(f"set $x1 = {x1:#x}")
 
 
@@ -467,7 +487,18 @@ def the_monitor_answers():
     assert pc() == at, "a held CPU has moved"
     assert "held" in run("info threads")
     assert "goes on" in run("monitor release 1")
+    assert "CPU 1 spins at" in run("monitor hold 1 spin")
+    turns = word(symbol("TURNS") + 8) if GUEST == "payload" else None
+    for _ in range(3):
+        run("thread 1")
+        run(f"tbreak *{symbol(AGAIN):#x} thread 1")
+        run("continue")
+    assert "CPU 1: spins at" in run("info threads")
+    if turns is not None:
+        assert word(symbol("TURNS") + 8) == turns, "a CPU that spins has taken a turn"
+    run("monitor release 1")
     run("thread 1")
+    assert "freeze or spin" in run("monitor hold 1 nonsense")
     assert "PMR" in run("monitor gic 0")
     assert "CNTVCT_EL0" in run("monitor time")
     assert "nobody" in run("monitor lock")

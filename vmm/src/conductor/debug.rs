@@ -57,21 +57,25 @@ impl<V: Vcpu + 'static> Debugged<'_, V> {
         self.conductor.threads.len()
     }
 
-    /// Lets these vCPUs go on, of which some take steps, until one of them is trapped for the debugger, and does not go on at once,
-    /// somebody [asks](Conductor::ask_back) or the run ends; all are out of the guest then, with no access pending.
-    pub fn run(&self, vcpus: &[usize], steps: Vec<(usize, GoesOn<V>)>) -> Halt<Trap> {
+    /// Lets these vCPUs go on, of which some take steps, until one of them is trapped for the debugger, and does not go on at once as some
+    /// know to, somebody [asks](Conductor::ask_back) or the run ends; all are out of the guest then, with no access pending.
+    pub fn run(
+        &self,
+        vcpus: &[usize],
+        steps: &[usize],
+        go_on: Vec<(usize, GoesOn<V>)>,
+    ) -> Halt<Trap> {
         let set = |vcpu: usize, goes_on| {
             let mut steps = self.conductor.steps[vcpu]
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             *steps = goes_on;
         };
-        let stepping: Vec<usize> = steps.iter().map(|(vcpu, _)| *vcpu).collect();
-        for (vcpu, goes_on) in steps {
+        for (vcpu, goes_on) in go_on {
             set(vcpu, Some(goes_on));
         }
-        let halt = self.conductor.gate.run_until_halt(vcpus, &stepping);
-        for vcpu in stepping {
+        let halt = self.conductor.gate.run_until_halt(vcpus, steps);
+        for vcpu in 0..self.vcpus() {
             set(vcpu, None);
         }
         halt

@@ -10,7 +10,8 @@ use crate::vcpu::{Register, System, Vcpu};
 
 const HELP: &str = "\
 help               this text
-hold CPU           keep a CPU out of the guest, whatever the debugger lets go on
+hold CPU [how]     keep a CPU where it is, whatever the debugger lets go on: freeze (it does not execute), or
+                   spin (it stays at its instruction, and takes what its masks allow)
 release CPU        let it go on with the others again
 step-irq on|off    whether a single step lets interrupts in (off)
 phys ADDR [BYTES]  guest memory by its physical address
@@ -40,11 +41,21 @@ pub(super) fn command<V: Vcpu + 'static>(
     let vcpus = guest.vcpus();
     let said = match words.as_slice() {
         [] | ["help"] => Ok(HELP.to_owned()),
-        ["hold", word] => cpu(word, vcpus).map(|cpu| {
-            guest.held.insert(cpu);
+        ["hold", word] | ["hold", word, "freeze"] => cpu(word, vcpus).map(|cpu| {
+            guest.freeze(cpu);
             format!("CPU {cpu} is held\n")
         }),
-        ["release", word] => cpu(word, vcpus).map(|cpu| match guest.held.remove(&cpu) {
+        ["hold", word, "spin"] => match cpu(word, vcpus) {
+            Ok(cpu) => match guest.spin(cpu)? {
+                Some(at) => Ok(format!("CPU {cpu} spins at {at:#x}\n")),
+                None => Err(format!(
+                    "CPU {cpu} has no breakpoint left to spin at; `delete` one\n"
+                )),
+            },
+            Err(why) => Err(why),
+        },
+        ["hold", _, how] => Err(format!("{how}: a debugger holds by freeze or spin\n")),
+        ["release", word] => cpu(word, vcpus).map(|cpu| match guest.release(cpu) {
             true => format!("CPU {cpu} goes on with the others\n"),
             false => format!("CPU {cpu} was not held\n"),
         }),

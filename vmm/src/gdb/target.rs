@@ -4,7 +4,7 @@ mod resume;
 mod stepper;
 mod traps;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
 use gdbstub::common::Tid;
@@ -46,6 +46,15 @@ const EFAULT: u8 = 14;
 const EINVAL: u8 = 22;
 const ENOSPC: u8 = 28;
 
+/// How a debugger holds a vCPU.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Hold {
+    /// It does not execute.
+    Freeze,
+    /// It stays at one instruction, and takes what its masks allow.
+    Spin(u64),
+}
+
 /// The guest, all of whose vCPUs are out while a debugger looks at it.
 pub(super) struct Guest<'a, V: Vcpu + 'static> {
     debugged: Debugged<'a, V>,
@@ -59,8 +68,8 @@ pub(super) struct Guest<'a, V: Vcpu + 'static> {
     others: Action,
     /// What each vCPU's debug registers hold.
     set: Vec<Traps>,
-    /// vCPUs that stay out whatever the debugger says.
-    pub(super) held: BTreeSet<usize>,
+    /// vCPUs that stay where they are, whatever the debugger lets go on.
+    held: BTreeMap<usize, Hold>,
     /// Whether a step lets interrupts in.
     pub(super) step_irq: bool,
     /// Whether the debugger takes a segment's address for how far it has moved.
@@ -85,7 +94,7 @@ impl<'a, V: Vcpu + 'static> Guest<'a, V> {
             actions: vec![None; vcpus],
             others: Action::Continue,
             set: vec![Traps::default(); vcpus],
-            held: BTreeSet::new(),
+            held: BTreeMap::new(),
             step_irq: false,
             segments_by_distance: false,
         }
@@ -114,6 +123,31 @@ impl<'a, V: Vcpu + 'static> Guest<'a, V> {
         }
         let done = self.debugged.on(vcpu, job).ok_or(Error::Ended)?;
         done.map_err(|error| Error::Vcpu(error.to_string()))
+    }
+
+    /// Keeps a vCPU from executing.
+    pub(super) fn freeze(&mut self, vcpu: usize) {
+        self.held.insert(vcpu, Hold::Freeze);
+    }
+
+    /// Has a vCPU spin where it is, for which it needs a breakpoint; where that is, or `None` if none is left.
+    pub(super) fn spin(&mut self, vcpu: usize) -> Result<Option<u64>, Error> {
+        let at = self.pc(vcpu)?;
+        let has = self.breakpoints_left(vcpu)? > 0;
+        Ok(has.then(|| {
+            self.held.insert(vcpu, Hold::Spin(at));
+            at
+        }))
+    }
+
+    /// Lets one go on that was held; whether it was.
+    pub(super) fn release(&mut self, vcpu: usize) -> bool {
+        self.held.remove(&vcpu).is_some()
+    }
+
+    fn pc(&self, vcpu: usize) -> Result<u64, Error> {
+        let pc = self.on(vcpu, |vcpu| vcpu.register(Register::Pc))?;
+        Ok(pc as u64)
     }
 
     pub(super) fn standing(&self, vcpu: usize) -> Result<Standing, Error> {
@@ -281,9 +315,10 @@ impl<V: Vcpu + 'static> ThreadExtraInfo for Guest<'_, V> {
         if vcpu >= self.vcpus() {
             return Ok(0);
         }
-        let held = match self.held.contains(&vcpu) {
-            true => Some("held".to_owned()),
-            false => (self.around.telling()).and_then(|telling| telling.held(vcpu)),
+        let held = match self.held.get(&vcpu) {
+            Some(Hold::Freeze) => Some("held".to_owned()),
+            Some(Hold::Spin(at)) => Some(format!("spins at {at:#x}")),
+            None => (self.around.telling()).and_then(|telling| telling.held(vcpu)),
         };
         let held = held.map_or(String::new(), |held| held + ", ");
         let text = format!("CPU {vcpu}: {held}{}", self.standing(vcpu)?);

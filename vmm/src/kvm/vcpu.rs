@@ -231,7 +231,11 @@ impl Vcpu for KvmVcpu {
                                 },
                                 EC_BRK => {
                                     self.take_brk(debug.hsr)?;
-                                    continue;
+                                    // To have taken its exception is the step, as it is that of an SVC.
+                                    match self.traps.of_step() {
+                                        of if of == Owners::default() => continue,
+                                        of => return Ok(Exit::Stepped { of }),
+                                    }
                                 }
                                 _ => self.traps.of_breakpoint(pc),
                             };

@@ -11,12 +11,19 @@ use gdbstub::target::ext::base::multithread::{
 };
 
 use super::stepper::Stepper;
-use super::{Error, Guest, tid, vcpu_of};
+use super::{Error, Guest, Hold, tid, vcpu_of};
 use crate::conductor::{GoesOn, Halt, Trap};
 use crate::vcpu::{Register, Traps, Vcpu};
 
 fn lock(stepper: &Mutex<Stepper>) -> MutexGuard<'_, Stepper> {
     stepper.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has a vCPU come back to this instruction, whatever it takes before it.
+fn spinner<V: Vcpu>(at: u64) -> GoesOn<V> {
+    Box::new(move |vcpu, trap| {
+        Ok(trap == Trap::Breakpoint && vcpu.register(Register::Pc)? as u64 == at)
+    })
 }
 
 /// What a vCPU shall do next.
@@ -52,14 +59,31 @@ impl<V: Vcpu + 'static> Guest<'_, V> {
     /// `None` if a step ended in its range.
     fn go_on_once(&mut self) -> Result<Option<Option<MultiThreadStopReason<u64>>>, Error> {
         let mut steps = Vec::new();
+        let mut go_on = Vec::new();
         let mut running = Vec::new();
         // Whether one that is to take a step can't alone: who holds it, or has others go on before it, lets it do so in time.
         let mut waits = false;
         for vcpu in 0..self.vcpus() {
-            if self.held.contains(&vcpu) {
-                continue;
+            let action = self.action(vcpu);
+            match (self.held.get(&vcpu), action) {
+                (None, _) => {}
+                // What is held takes no step.
+                (Some(_), Action::Step | Action::Range(..)) => {
+                    return Ok(Some(Some(trapped(tid(vcpu)))));
+                }
+                (Some(Hold::Freeze), _) | (Some(_), Action::Stay) => continue,
+                (Some(&Hold::Spin(at)), Action::Continue) => {
+                    let mut traps = self.traps(false);
+                    if !traps.breakpoints.contains(&at) {
+                        traps.breakpoints.push(at);
+                    }
+                    self.set(vcpu, traps)?;
+                    go_on.push((vcpu, spinner(at)));
+                    running.push(vcpu);
+                    continue;
+                }
             }
-            match self.action(vcpu) {
+            match action {
                 Action::Stay => continue,
                 Action::Continue => self.set(vcpu, self.traps(false))?,
                 Action::Step | Action::Range(..) if self.debugged.stays(vcpu) => {
@@ -77,23 +101,21 @@ impl<V: Vcpu + 'static> Guest<'_, V> {
         }
         if waits {
             for vcpu in 0..self.vcpus() {
-                if !running.contains(&vcpu) && !self.held.contains(&vcpu) {
+                if !running.contains(&vcpu) && !self.held.contains_key(&vcpu) {
                     self.set(vcpu, self.traps(false))?;
                     running.push(vcpu);
                 }
             }
         }
-        let stepping = (steps.iter())
-            .map(|(vcpu, stepper)| {
-                let stepper = Arc::clone(stepper);
-                let goes_on: GoesOn<V> =
-                    Box::new(move |vcpu, trap| lock(&stepper).goes_on(vcpu, trap));
-                (*vcpu, goes_on)
-            })
-            .collect();
+        for (vcpu, stepper) in &steps {
+            let stepper = Arc::clone(stepper);
+            let goes_on: GoesOn<V> = Box::new(move |vcpu, trap| lock(&stepper).goes_on(vcpu, trap));
+            go_on.push((*vcpu, goes_on));
+        }
+        let stepping: Vec<usize> = steps.iter().map(|(vcpu, _)| *vcpu).collect();
         let brks = self.write_brks()?;
         self.around.start_time();
-        let halt = self.debugged.run(&running, stepping);
+        let halt = self.debugged.run(&running, &stepping, go_on);
         self.around.stop_time();
         self.take_brks_back(brks);
         if halt == Halt::Ended {
@@ -142,12 +164,8 @@ impl<V: Vcpu + 'static> Guest<'_, V> {
         if let Action::Range(start, end) = self.action(vcpu) {
             stepper.range = Some((start, end));
         }
-        let limits = self.limits;
-        let (begun, stepper) = self.on(vcpu, move |vcpu| {
-            let (left, _) = vcpu.left(limits.breakpoints, limits.watchpoints);
-            stepper.breakpoints_left = left.saturating_sub(stepper.traps.breakpoints.len());
-            Ok((stepper.begin(vcpu)?, stepper))
-        })?;
+        stepper.breakpoints_left = self.breakpoints_left(vcpu)?;
+        let (begun, stepper) = self.on(vcpu, move |vcpu| Ok((stepper.begin(vcpu)?, stepper)))?;
         self.set[vcpu] = stepper.set.clone();
         Ok(begun.then(|| Arc::new(Mutex::new(stepper))))
     }
@@ -161,11 +179,6 @@ impl<V: Vcpu + 'static> Guest<'_, V> {
         })?;
         self.set[vcpu] = set;
         Ok(is_over)
-    }
-
-    fn pc(&self, vcpu: usize) -> Result<u64, Error> {
-        let pc = self.on(vcpu, |vcpu| vcpu.register(Register::Pc))?;
-        Ok(pc as u64)
     }
 
     /// A vCPU that was moved by somebody else has taken a step: `None` if it goes on in its range.

@@ -68,6 +68,16 @@ impl<V: Vcpu + 'static> Guest<'_, V> {
         Ok(left)
     }
 
+    /// The breakpoints that a vCPU has room for beside the scenario's and the debugger's.
+    pub(super) fn breakpoints_left(&self, vcpu: usize) -> Result<usize, Error> {
+        let DebugRegisters {
+            breakpoints,
+            watchpoints,
+        } = self.limits;
+        let (left, _) = self.on(vcpu, move |vcpu| Ok(vcpu.left(breakpoints, watchpoints)))?;
+        Ok(left.saturating_sub(self.traps(false).breakpoints.len()))
+    }
+
     pub(super) fn words(&self) -> usize {
         self.watches.iter().map(|watch| watch.words.len()).sum()
     }
