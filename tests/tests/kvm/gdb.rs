@@ -22,6 +22,7 @@ pub(crate) fn trials(lab: &SharedLab) -> Vec<Trial> {
         }),
         lab.trial("gdb::two_seeds_are_two_offsets", two_seeds),
         lab.trial("gdb::a_kernel_is_had_when_it_is_placed", placed),
+        lab.trial("gdb::a_warning_is_the_same", a_warning),
         lab.trial("gdb::lldb_on_the_payload", lldb_on_the_payload),
         lab.trial("gdb::lldb_on_linux", lldb_on_linux),
         lab.trial("gdb::one_debugger_at_a_time", one_at_a_time),
@@ -89,12 +90,13 @@ fn linux(script: &str) -> Vec<String> {
 /// A guest at whose socket debuggers may connect.
 fn start(lab: &Lab, at: &Path, guest: Guest, more: &[&str]) -> (Running, PathBuf) {
     let (boot, symbols) = guest.boot();
-    (start_this(lab, at, &boot, more), symbols)
+    let more = [&["--cpus", "4"], more].concat();
+    (start_this(lab, at, &boot, &more), symbols)
 }
 
 fn start_this(lab: &Lab, at: &Path, boot: &[String], more: &[&str]) -> Running {
     let gdb = format!("unix:{}", at.join("gdb").display());
-    let arguments = ["boot", "--cpus", "4", "--gdb", &gdb];
+    let arguments = ["boot", "--gdb", &gdb];
     let arguments = arguments.iter().copied().chain(more.iter().copied());
     let running = lab.vmm(arguments.chain(boot.iter().map(String::as_str)));
     running.start()
@@ -229,6 +231,63 @@ fn placed(lab: &Lab) {
     Guest::Linux.wait_until_it_runs(&mut running);
     running.signal(Signal::TERM);
     running.end().exits(143);
+}
+
+/// A BRK of the kernel's own, where KVM has each BRK leave the guest.
+fn a_warning(lab: &Lab) {
+    let script = "mount -t debugfs none /sys/kernel/debug; echo WARNING > /sys/kernel/debug/provoke-crash/DIRECT; echo over";
+    let boot = linux(script);
+    let alone = lab.vmm(["boot"].into_iter().chain(boot.iter().map(String::as_str)));
+    let alone = alone.run().exits(0).says("over").stdout;
+    let alone = warning(&alone);
+    let told = [
+        "WARNING: CPU: ",
+        "pc : lkdtm_WARNING+",
+        "Call trace:",
+        "---[ end trace",
+    ];
+    has(&alone.join("\n"), &told);
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut running = start_this(lab, folder.path(), &boot, &["--gdb-wait"]);
+    running.wait_for_complaint("debuggers connect to");
+    let said = said(folder.path(), &["hbreak panic", "continue"]);
+    assert!(said.contains("exited normally"), "{said}");
+    let debugged = running.end().exits(0).says("over");
+    assert_eq!(warning(&debugged.stdout), alone);
+}
+
+/// What a kernel prints of a warning, but for when and what lay on a stack.
+fn warning(console: &str) -> Vec<String> {
+    let lines = console
+        .lines()
+        .filter_map(|line| Some(line.split_once("] ")?.1));
+    let from = lines.skip_while(|line| !line.contains("cut here"));
+    let mut warning = Vec::new();
+    for line in from {
+        let register = line.split_once(':').is_some_and(|(name, _)| {
+            name.trim_end() == "sp"
+                || name
+                    .strip_prefix('x')
+                    .is_some_and(|name| name.trim_end().parse::<u8>().is_ok())
+        });
+        if !register {
+            // Which number its shell has is not the warning's business.
+            let words = line.split(' ').collect::<Vec<_>>();
+            let number = (words.iter())
+                .position(|word| *word == "PID:")
+                .map(|at| at + 1);
+            let said = words
+                .iter()
+                .enumerate()
+                .filter(|(at, _)| Some(*at) != number);
+            warning.push(said.map(|(_, word)| *word).collect::<Vec<_>>().join(" "));
+        }
+        if line.contains("end trace") {
+            break;
+        }
+    }
+    warning
 }
 
 /// What LLDB says to these commands, and that it has come to the last one: an error ends a batch.
