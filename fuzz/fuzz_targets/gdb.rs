@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use vmm::gdb::{RAM, fuzz};
+use vmm::gdb::{RAM, Writes, fuzz};
 
 #[derive(Arbitrary, Debug)]
 enum Word {
@@ -80,11 +80,14 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 impl Word {
-    fn writes(&self) -> bool {
-        matches!(
-            self,
-            Self::Raw(_) | Self::Packet(_) | Self::SetMemory { .. }
-        )
+    fn writes(&self) -> Writes {
+        let anything = matches!(self, Self::Raw(_) | Self::Packet(_));
+        Writes {
+            memory: anything || matches!(self, Self::SetMemory { .. }),
+            // x0 to x30, sp and pc mask nothing.
+            registers: anything
+                || matches!(self, Self::SetRegister { number, .. } if *number > 0x20),
+        }
     }
 
     fn said(&self) -> Vec<u8> {
@@ -153,5 +156,10 @@ impl Word {
 fuzz_target!(|session: (Vec<u8>, Vec<Word>)| {
     let (does, words) = session;
     let says: Vec<u8> = words.iter().flat_map(Word::said).collect();
-    fuzz(&does, &says, words.iter().any(Word::writes));
+    let all = words.iter().map(Word::writes);
+    let writes = Writes {
+        memory: all.clone().any(|writes| writes.memory),
+        registers: all.clone().any(|writes| writes.registers),
+    };
+    fuzz(&does, &says, writes);
 });

@@ -2,8 +2,9 @@
 //!
 //! All vCPUs are out of the guest while a debugger looks, and go on when it says so or goes away. Which of them run is the conductor's
 //! business ([`Debugged`](crate::conductor::Debugged)); packets are gdbstub's. Ours is what is between: registers and what they are
-//! called (`arch`), memory through the guest's own tables (`memory`), debug registers and what they are for (`target`), a step that
-//! does not end in an interrupt's vector (`step`), and the words behind `monitor`.
+//! called (`arch`), memory through the guest's own tables (`memory`), debug registers and what they are for, and how vCPUs go on and come
+//! back (`target`), a step that does not end in an interrupt's vector (`step`), the words behind `monitor`, and what LLDB says otherwise
+//! than gdb (`dialect`).
 
 mod arch;
 mod dialect;
@@ -28,7 +29,7 @@ pub use memory::Ram;
 pub use place::{Client, Entrance, Listener, READY, Where, receive};
 pub use session::serve;
 #[cfg(feature = "fuzzing")]
-pub use session::{RAM, fuzz};
+pub use session::{RAM, Writes, fuzz};
 
 /// How many debug registers each vCPU has.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

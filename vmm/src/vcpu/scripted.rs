@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use vmm_core::evidence::Regs;
 
-use super::{Detached, Entry, Exit, Kick, Owner, Register, Standing, Traps, Vcpu};
+use super::{Detached, Entry, Exit, Kick, Owner, Register, Shared, Standing, Traps, Vcpu};
 
 /// What it does when it is run.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,6 +38,8 @@ pub(crate) struct Seen {
     pub(crate) dropped: Arc<AtomicUsize>,
     /// Its registers; one that was never set is zero.
     pub(crate) registers: Arc<Mutex<Vec<(Register, u128)>>>,
+    /// What it is to leave for, by whom.
+    pub(crate) traps: Arc<Mutex<Shared>>,
 }
 
 /// The script; after its last act the vCPU stays.
@@ -103,7 +105,16 @@ impl Vcpu for Scripted {
     fn run(&mut self, entry: Entry) -> Result<Exit, ScriptedFailure> {
         self.script.seen.entries.lock().unwrap().push(entry);
         match self.script.acts.pop_front().unwrap_or(Act::Stay) {
-            Act::Leave(exit) => Ok(exit),
+            Act::Leave(exit) => {
+                if let Exit::Stepped { .. } = exit {
+                    let mut registers = self.script.seen.registers.lock().unwrap();
+                    let pc = registers.iter_mut().find(|(set, _)| *set == Register::Pc);
+                    if let Some((_, pc)) = pc {
+                        *pc += 4;
+                    }
+                }
+                Ok(exit)
+            }
             Act::Fail => Err(ScriptedFailure),
             #[cfg(test)]
             Act::Panic => panic!("the script says so"),
@@ -157,7 +168,8 @@ impl Vcpu for Scripted {
         Ok(())
     }
 
-    fn trap_on(&mut self, _: Owner, _: &Traps) -> Result<(), ScriptedFailure> {
+    fn trap_on(&mut self, owner: Owner, traps: &Traps) -> Result<(), ScriptedFailure> {
+        self.script.seen.traps.lock().unwrap().set(owner, traps);
         Ok(())
     }
 

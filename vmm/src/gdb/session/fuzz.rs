@@ -16,7 +16,7 @@ use crate::conductor::Conductor;
 use crate::gdb::{Around, Base, DebugRegisters, Insight, Placed, Ram, Telling};
 use crate::machine::{Bus, Uart};
 use crate::vcpu::scripted::{Act, Script};
-use crate::vcpu::{Exit, Owners};
+use crate::vcpu::{Exit, Owners, Register, Traps};
 
 /// Where the RAM begins.
 pub const RAM: u64 = 0x4000_0000;
@@ -25,18 +25,38 @@ const RAM_BYTES: usize = 0x1_0000;
 
 const CPUS: usize = 3;
 
+/// What a debugger may write of what it says.
+#[derive(Clone, Copy, Debug)]
+pub struct Writes {
+    /// Bytes of memory.
+    pub memory: bool,
+    /// Registers.
+    pub registers: bool,
+}
+
 /// The guest does this while a debugger says that.
 ///
 /// # Panics
 ///
-/// When the stub does, or when it leaves behind what the debugger has not written.
-pub fn fuzz(does: &[u8], says: &[u8], writes: bool) {
-    let scripts = (0..CPUS).map(|vcpu| {
-        let acts = does.iter().skip(vcpu).step_by(CPUS);
-        Script::new(acts.map(|byte| act(*byte))).0
-    });
+/// When the stub does, or when it leaves behind traps, or what the debugger has not written.
+pub fn fuzz(does: &[u8], says: &[u8], writes: Writes) {
+    let (scripts, seen): (Vec<_>, Vec<_>) = (0..CPUS)
+        .map(|vcpu| {
+            let acts = does.iter().skip(vcpu).step_by(CPUS);
+            let (script, seen) = Script::new(acts.map(|byte| act(*byte)));
+            // Each at something else.
+            let pc = RAM + 12 * vcpu as u64;
+            let mut registers = seen.registers.lock().expect("nobody panics with it");
+            registers.push((Register::Pc, pc.into()));
+            drop(registers);
+            (script, seen)
+        })
+        .unzip();
+    // After that nobody puts anything right.
+    let ends = |byte: &u8| matches!(act(*byte), Act::Leave(Exit::PowerOff) | Act::Fail);
+    let ends = does.iter().any(ends);
     let bus = Bus::new(Arc::new(Uart::new(Box::new(|_| {}))), Arc::default());
-    let conductor = Conductor::start(scripts.collect(), &Arc::new(bus)).expect("threads");
+    let conductor = Conductor::start(scripts, &Arc::new(bus)).expect("threads");
     conductor.run();
     let ram = Arc::new(Bytes(Mutex::new(pattern())));
     let around = Surrounded {
@@ -79,7 +99,19 @@ pub fn fuzz(does: &[u8], says: &[u8], writes: bool) {
     });
     conductor.finish();
     let left = ram.0.lock().expect("nobody panics with it");
-    assert!(writes || *left == pattern(), "something is left in memory");
+    assert!(
+        writes.memory || *left == pattern(),
+        "something is left in memory"
+    );
+    for seen in seen.iter().filter(|_| !ends) {
+        let registers = seen.registers.lock().expect("nobody panics with it");
+        let masked = registers
+            .iter()
+            .any(|(register, value)| *register == Register::Pstate && *value != 0);
+        assert!(writes.registers || !masked, "interrupts are still masked");
+        let traps = seen.traps.lock().expect("nobody panics with it").all();
+        assert_eq!(traps, Traps::default(), "traps are left");
+    }
 }
 
 fn act(byte: u8) -> Act {

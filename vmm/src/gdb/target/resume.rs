@@ -60,6 +60,8 @@ impl<V: Vcpu + 'static> Guest<'_, V> {
     fn go_on_once(&mut self) -> Result<Option<Option<MultiThreadStopReason<u64>>>, Error> {
         let mut steps = Vec::new();
         let mut go_on = Vec::new();
+        // The steps that are where they were to come.
+        let mut over = Vec::new();
         let mut running = Vec::new();
         // Whether one that is to take a step can't alone: who holds it, or has others go on before it, lets it do so in time.
         let mut waits = false;
@@ -69,7 +71,8 @@ impl<V: Vcpu + 'static> Guest<'_, V> {
                 (None, _) => {}
                 // What is held takes no step.
                 (Some(_), Action::Step | Action::Range(..)) => {
-                    return Ok(Some(Some(trapped(tid(vcpu)))));
+                    over.push(vcpu);
+                    break;
                 }
                 (Some(Hold::Freeze), _) | (Some(_), Action::Stay) => continue,
                 (Some(&Hold::Spin(at)), Action::Continue) => {
@@ -92,12 +95,19 @@ impl<V: Vcpu + 'static> Guest<'_, V> {
                 }
                 Action::Step | Action::Range(..) => {
                     let Some(stepper) = self.begin_steps(vcpu)? else {
-                        return Ok(Some(Some(trapped(tid(vcpu)))));
+                        over.push(vcpu);
+                        break;
                     };
                     steps.push((vcpu, stepper));
                 }
             }
             running.push(vcpu);
+        }
+        if let Some(&vcpu) = over.first() {
+            for (stepping, stepper) in steps {
+                self.end_steps(stepping, stepper)?;
+            }
+            return Ok(Some(Some(trapped(tid(vcpu)))));
         }
         if waits {
             for vcpu in 0..self.vcpus() {
@@ -121,7 +131,6 @@ impl<V: Vcpu + 'static> Guest<'_, V> {
         if halt == Halt::Ended {
             return Ok(Some(Some(MultiThreadStopReason::Exited(0))));
         }
-        let mut over = Vec::new();
         for (vcpu, stepper) in steps {
             if self.end_steps(vcpu, stepper)? {
                 over.push(vcpu);
