@@ -60,7 +60,7 @@ impl<V: Vcpu + 'static> Guest<'_, V> {
     fn go_on_once(&mut self) -> Result<Option<Option<MultiThreadStopReason<u64>>>, Error> {
         let mut steps = Vec::new();
         let mut go_on = Vec::new();
-        // The steps that are where they were to come.
+        // Whose steps are where they were to come.
         let mut over = Vec::new();
         let mut running = Vec::new();
         // Whether one that is to take a step can't alone: who holds it, or has others go on before it, lets it do so in time.
@@ -141,7 +141,10 @@ impl<V: Vcpu + 'static> Guest<'_, V> {
             Halt::Shown(vcpu) => return Ok(Some(Some(trapped(tid(vcpu))))),
             // What it was trapped by came behind the instruction, or before it.
             Halt::Kept(vcpu) => return Ok(over.contains(&vcpu).then(|| Some(trapped(tid(vcpu))))),
-            Halt::Asked | Halt::Ended => return Ok(Some(None)),
+            // A step that has come to its end meanwhile is not taken again.
+            Halt::Asked | Halt::Ended => {
+                return Ok(Some(over.first().map(|vcpu| trapped(tid(*vcpu)))));
+            }
         };
         let tid = tid(vcpu);
         let stop = match trap {
