@@ -78,9 +78,12 @@ def check(*parts, numbers=()):
 if GUEST == "payload":
     AGAIN, STORED, LOADED = "turn", "TURNS", "ENDS"
     SET_UP = "come_online"
+    OUTERMOST = ("::come_up ()",)
 else:
     AGAIN, STORED, LOADED = "default_idle_call", "jiffies_64", "jiffies_64"
     SET_UP = "start_kernel"
+    # Of the idle task, and of a kernel thread.
+    OUTERMOST = ("secondary_start_kernel ()", "ret_from_fork ()")
 
 
 @check("reset", numbers=[2])
@@ -568,7 +571,8 @@ def a_parked_cpu_has_a_backtrace_through_its_exception():
         frames = run("hp bt")
         inner, exception, outer = frames.partition("el1h_64_irq ()")
         assert "cpu_park_loop ()" in inner or "local_cpu_stop ()" in inner, frames
-        assert exception and "cpu_do_idle ()" in outer, frames
+        # An NMI may have come to a CPU that took an interrupt just then.
+        assert exception and any(name in outer for name in OUTERMOST), frames
         assert "stopped, " in run("info threads")
 
 
